@@ -1,0 +1,191 @@
+"""The one attention function, registered with transformers under the name `taskheads`.
+
+Outside a run it is transformers' own SDPA with its own masks, so a model that carries it is still a plain
+Hugging Face model. Inside a run over a `RaggedBatch` it attends within each row: rows of equal length are
+viewed as one dense block, so no padding is ever computed, and every mask the model defines (causal,
+sliding window, ...) is honoured by evaluating the model's own mask function at positions inside the row.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+
+from taskheads.backbone.ragged import RaggedBatch
+from taskheads.errors import BackboneError
+
+NAME = "taskheads"
+
+
+@dataclass
+class Attention:
+    """What a run asks of the attention function.
+
+    Attributes
+    ----------
+    batch: the ragged batch being run; None when the run is padded and transformers' SDPA does the work.
+    before: called with (layer, query, key, value), each [..., attention heads, tokens, head width] as the
+        model made them; returns the three to be used. None leaves them alone.
+    after: called with (layer, output), the attention heads' outputs before the output projection
+        [..., tokens, attention heads, head width]; returns the tensor to be used.
+    calls: how often attention was reached so far, which is the number of the layer.
+    modules: the modules that called, in order.
+    """
+
+    batch: RaggedBatch | None
+    before: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], tuple] | None = None
+    after: Callable[[int, torch.Tensor], torch.Tensor] | None = None
+    modules: list[torch.nn.Module] = field(default_factory=list)
+
+
+class _Current(threading.local):
+    attention: Attention | None = None
+
+
+_current = _Current()
+
+
+@contextmanager
+def attending(attention: Attention) -> Iterator[Attention]:
+    """Make `attention` the one that this thread's forward passes answer to; restored on any exit."""
+    outer = _current.attention
+    _current.attention = attention
+    try:
+        yield attention
+    finally:
+        _current.attention = outer
+
+
+@dataclass(frozen=True)
+class RowMask:
+    """The model's mask function, kept to be evaluated at positions inside a row once its length is known."""
+
+    allowed: Callable[..., torch.Tensor]
+    _dense: dict[int, torch.Tensor | None] = field(default_factory=dict)
+
+    @property
+    def causal(self) -> bool:
+        return self.allowed is causal_mask_function
+
+    def dense(self, length: int, device: torch.device) -> torch.Tensor | None:
+        """Who may look at whom, bool [length, length]; None when everybody may. Kept for all layers of a run."""
+        if self.allowed is bidirectional_mask_function:
+            return None
+        if length not in self._dense:
+            zero = torch.zeros((), dtype=torch.long, device=device)
+            at = torch.arange(length, device=device)
+            mask = self.allowed(zero, zero, at[:, None], at[None, :]).expand(length, length)
+            self._dense[length] = None if bool(mask.all()) else mask
+        return self._dense[length]
+
+
+def _mask(*args: Any, **kwargs: Any) -> Any:
+    running = _current.attention
+    if running is None or running.batch is None:
+        return sdpa_mask(*args, **kwargs)
+    return RowMask(kwargs.get("mask_function", causal_mask_function))
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | RowMask | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    running = _current.attention
+    if running is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    layer = len(running.modules)
+    running.modules.append(module)
+    if running.before is not None:
+        query, key, value = running.before(layer, query, key, value)
+    if running.batch is None:
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    else:
+        output = _attend_within_rows(
+            module, query, key, value, attention_mask, running.batch, scaling, dropout, **kwargs
+        )
+    if running.after is not None:
+        output = running.after(layer, output)
+    return output, None
+
+
+def _attend_within_rows(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | RowMask | None,
+    batch: RaggedBatch,
+    scaling: float | None,
+    dropout: float,
+    *,
+    position_bias: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    **ignored: Any,
+) -> torch.Tensor:
+    """Attention of every token to the tokens of its own row: [1, H, N, d] three times → [1, N, H, d]."""
+    if softcap is not None:
+        raise BackboneError("attention with a logit soft cap has no ragged form")
+    if isinstance(mask, torch.Tensor):
+        raise BackboneError(f"{type(module).__name__} builds a mask of its own over all rows")
+    if mask is not None:
+        is_causal = mask.causal
+    elif is_causal is None:
+        is_causal = bool(getattr(module, "is_causal", False))
+    # [1, H, N, d] → [N, H, d], so that the rows of a group are one slice, and a slice is one dense block.
+    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+    shared_keys = key.shape[1] != query.shape[1]
+    order = batch.sorted_tokens
+    if order is not None:
+        query, key, value = query[order], key[order], value[order]
+    outputs = []
+    for group in batch.groups:
+        bias = None if mask is None or is_causal else mask.dense(group.length, query.device)
+        if position_bias is not None:
+            bias = _with_bias(position_bias[:, :, : group.length, : group.length], bias, is_causal)
+        blocks = (
+            each[group.start : group.stop].unflatten(0, (group.count, group.length)).transpose(1, 2)
+            for each in (query, key, value)
+        )
+        block = scaled_dot_product_attention(
+            *blocks,
+            attn_mask=bias,
+            dropout_p=dropout,
+            is_causal=is_causal and bias is None,
+            scale=scaling,
+            enable_gqa=shared_keys,
+        )
+        outputs.append(block.transpose(1, 2).flatten(0, 1))
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    if order is not None:
+        output = torch.empty_like(output).index_copy(0, order, output)
+    return output.unsqueeze(0)
+
+
+def _with_bias(bias: torch.Tensor, allowed: torch.Tensor | None, causal: bool) -> torch.Tensor:
+    if causal:
+        allowed = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
+    return bias if allowed is None else bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, _mask)

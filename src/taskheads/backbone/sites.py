@@ -1,0 +1,134 @@
+"""Named places in a transformer where a tensor can be read or changed, found on the model as it is.
+
+    embeddings                what enters the first layer                          [N, width]
+    layers.3.attention.query  per attention head, as attention receives it         [N, heads, head width]
+    layers.3.attention.key    (fewer heads under grouped-query attention)          [N, key heads, head width]
+    layers.3.attention.value                                                       [N, key heads, head width]
+    layers.3.attention.heads  each attention head's output, before the projection  [N, heads, head width]
+    layers.3.mlp.hidden       what enters the last projection of the feed-forward  [N, hidden width]
+    layers.3.output           the residual stream after layer 3                    [N, width]
+    output                    the last hidden state, after any final norm          [N, width]
+
+N counts the tokens of all rows of the batch, laid end to end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from taskheads.errors import BackboneError
+
+ATTENTION_PARTS = ("query", "key", "value", "heads")
+_SITE = re.compile(r"embeddings|output|layers\.(\d+)\.(output|mlp\.hidden|attention\.(query|key|value|heads))")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the layers of one model are.
+
+    Attributes
+    ----------
+    layers: the module of each layer, in order of execution; one module stands several times when the model
+        shares its parameters between layers (ALBERT).
+    projections: for each layer, the last linear map of its feed-forward block, or None where there is none
+        (mixtures of experts keep theirs in stacked parameters).
+    has_attention: whether attention goes through the registered function, so that its sites exist.
+    """
+
+    layers: tuple[nn.Module, ...]
+    projections: tuple[nn.Module | None, ...]
+    has_attention: bool
+
+    @property
+    def names(self) -> list[str]:
+        """Every site of the model, from bottom to top."""
+        names = ["embeddings"]
+        for number, projection in enumerate(self.projections):
+            if self.has_attention:
+                names += [f"layers.{number}.attention.{part}" for part in ATTENTION_PARTS]
+            if projection is not None:
+                names.append(f"layers.{number}.mlp.hidden")
+            names.append(f"layers.{number}.output")
+        return [*names, "output"]
+
+    def check(self, sites: Iterable[str]) -> None:
+        """Raise `BackboneError` naming the first of `sites` which this model does not have."""
+        known = set(self.names)
+        for site in sites:
+            if site not in known:
+                deepest = len(self.layers) - 1
+                raise BackboneError(
+                    f"this backbone has no site {site!r}; sites are embeddings, output, "
+                    f"layers.0.output to layers.{deepest}.output, and inside a layer "
+                    + ", ".join(n.removeprefix("layers.0.") for n in self.names if n.startswith("layers.0."))
+                )
+
+
+def layer_of(site: str) -> int:
+    """The layer a site stands in; -1 for `embeddings`, a number past every layer for `output`."""
+    match = _SITE.fullmatch(site)
+    if match is None:
+        raise BackboneError(f"{site!r} is not the name of a site")
+    if match[1] is not None:
+        return int(match[1])
+    return -1 if site == "embeddings" else 10**9
+
+
+def find_layout(model: nn.Module, attention_modules: list[nn.Module], n_layers: int, width: int) -> Layout:
+    """The layers of `model`, from the attention modules that one forward pass called, in order.
+
+    A layer is the outermost element of a `ModuleList` that holds an attention module. A model whose
+    attention does not go through the registered function has its layers found as the `ModuleList` of
+    `n_layers` elements.
+
+    Raises BackboneError when neither shows a stack of layers.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    lists = {name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    if attention_modules:
+        layers = [_outermost_element(model, names[module], lists) for module in attention_modules]
+    else:
+        stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
+        layers = list(stacks[0]) if stacks else []
+    if not layers or any(layer is None for layer in layers):
+        raise BackboneError(f"no stack of layers was found in {type(model).__name__}")
+    inside = {part for module in attention_modules for part in module.modules()}
+    projections = tuple(_last_projection(layer, width, inside) for layer in layers)
+    return Layout(tuple(layers), projections, bool(attention_modules))
+
+
+def _outermost_element(model: nn.Module, name: str, lists: set[str]) -> nn.Module | None:
+    parts = name.split(".")
+    for end in range(len(parts) - 1):
+        if ".".join(parts[: end + 1]) in lists:
+            return model.get_submodule(".".join(parts[: end + 2]))
+    return None
+
+
+def _last_projection(layer: nn.Module, width: int, inside_attention: set[nn.Module]) -> nn.Module | None:
+    linear = [
+        module
+        for module in layer.modules()
+        if module not in inside_attention and _shape(module)[1] == width and _shape(module)[0] != width
+    ]
+    return linear[-1] if linear else None
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """(inputs, outputs) of a linear map; (0, 0) of anything else."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    return 0, 0
+
+
+def tokens_first(tensor: torch.Tensor) -> torch.Tensor:
+    """[batch, heads, tokens, head width] → [batch, tokens, heads, head width], a view."""
+    return tensor.transpose(1, 2)

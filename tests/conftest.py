@@ -1,0 +1,24 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of public benchmark sets: `TASKHEADS_DATA`, by default `../shared/data`.
+
+    Without it the tests on real data are skipped, but never where `CI` is set: there they fail.
+    """
+    default = Path(__file__).parents[1] / "../shared/data"
+    folder = Path(os.environ.get("TASKHEADS_DATA", default)).resolve()
+    if not folder.is_dir():
+        message = f"the benchmark data is not in {folder}: set TASKHEADS_DATA"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
