@@ -120,19 +120,19 @@ def test_the_same_as_a_mapping():
         ),
         (
             "tasks:\n  a: {data: x, kind: pair, input: text}\n",
-            ", line 2: tasks.a: a pair task has 2 input columns, not 'text'",
+            ", line 2: tasks.a: a task of kind pair reads two columns, not 'text'",
         ),
         (
             "tasks:\n  a: {data: x, kind: tag, input: [b, c]}\n",
-            "tasks.a: a tag task has 1 input columns, not 'b', 'c'",
+            "tasks.a: a task of kind tag reads one column, not 'b', 'c'",
         ),
         (
             "tasks:\n  a: {data: x, kind: embed, label: y}\n",
-            "tasks.a: an embed task has no label, and `label` names 'y'",
+            "tasks.a: a task of kind embed has no label, and `label` names 'y'",
         ),
         (
             "tasks:\n  a: {data: x, kind: classify, crf: true}\n",
-            "tasks.a: `crf` is for tag tasks, and this is a classify task",
+            "tasks.a: `crf` is for tasks of kind tag, and this is classify",
         ),
         ("tasks: {}\n", ", line 1: tasks: dictionary should have at least 1 item"),
         ("seed: 1\n", "tasks: is missing"),

@@ -229,8 +229,8 @@ def test_options_reach_their_task(write):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"crf": True}, "tasks.a: `crf` is for tag tasks, and this is a classify task"),
-        ({"encoding": "two"}, "tasks.a: `encoding` is for pair tasks, and this is a classify task"),
+        ({"crf": True}, "tasks.a: `crf` is for tasks of kind tag, and this is classify"),
+        ({"encoding": "two"}, "tasks.a: `encoding` is for tasks of kind pair, and this is classify"),
         ({"metric": "acuracy"}, "tasks.a: there is no metric 'acuracy'"),
         ({"metric": "spearman"}, "tasks.a: metric 'spearman' is not for classify tasks"),
     ],
@@ -257,6 +257,8 @@ def test_unlabelled_rows_for_prediction(write):
     assert found.sources[0][1] == 2
     with pytest.raises(DataError, match=r"new.csv, column 'text': no such column \(did you mean 'txet'"):
         unlabelled(data.task, read_table(write("new.csv", "txet\nhello\n")))
+    with pytest.raises(DataError, match=r"new.jsonl, row 2, column 'text', value '': a row without text$"):
+        unlabelled(data.task, read_table(write("new.jsonl", [{"text": "a"}, {"text": ""}])))
 
 
 def test_the_same_suite_twice_is_the_same(write):

@@ -130,11 +130,12 @@ class TaskConfig(_Strict):
     @pydantic.model_validator(mode="after")
     def _meant(self) -> TaskConfig:
         if self.kind is not None and self.input is not None:
-            columns = 2 if self.kind in ("pair", "embed") else 1
-            if len(self.input) != columns:
-                raise ValueError(f"a {self.kind} task has {columns} input columns, not {listed(self.input)}")
+            two = self.kind in ("pair", "embed")
+            if len(self.input) != 1 + two:
+                columns = "two columns" if two else "one column"
+                raise ValueError(f"a task of kind {self.kind} reads {columns}, not {listed(self.input)}")
         if self.kind == "embed" and self.label is not None:
-            raise ValueError(f"an embed task has no label, and `label` names {self.label!r}")
+            raise ValueError(f"a task of kind embed has no label, and `label` names {self.label!r}")
         if self.kind is not None:
             self.options(self.kind)
         return self
@@ -144,7 +145,7 @@ class TaskConfig(_Strict):
         options: dict[str, Any] = {}
         for name, value, owner in (("crf", self.crf, "tag"), ("encoding", self.encoding, "pair")):
             if value is not None and kind != owner:
-                raise ValueError(f"`{name}` is for {owner} tasks, and this is a {kind} task")
+                raise ValueError(f"`{name}` is for tasks of kind {owner}, and this is {kind}")
             if value is not None:
                 options[name] = value
         return options

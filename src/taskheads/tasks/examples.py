@@ -48,7 +48,7 @@ def labelled(
     no_label = len(rows) - len(keep)
     if drop_blank:
         keep = [i for i in keep if not any(_is_blank(column[i]) for column in columns)]
-    texts = _inputs(rows, kind, inputs, keep)
+    texts = _inputs(rows, kind, inputs, keep, hint="; `blank: drop` leaves such rows out")
     targets: list[Any] = [None] * len(keep)
     if label is not None:
         targets = convert_targets(rows, label, kind, keep)
@@ -76,7 +76,10 @@ def unlabelled(task: Task, table: Table) -> Examples:
     return Examples(texts, [None] * len(rows), rows.sources)
 
 
-def _inputs(rows: Rows, kind: str, inputs: Sequence[str], keep: Sequence[int]) -> tuple[list, ...]:
+def _inputs(
+    rows: Rows, kind: str, inputs: Sequence[str], keep: Sequence[int], hint: str = ""
+) -> tuple[list, ...]:
+    """The input columns of the rows to keep; `hint` says what can be done about a blank one."""
     read = _words if kind == "tag" else _text
     result = []
     for name in inputs:
@@ -85,7 +88,8 @@ def _inputs(rows: Rows, kind: str, inputs: Sequence[str], keep: Sequence[int]) -
             try:
                 values.append(read(column[i]))
             except ValueError as error:
-                raise rows.error(str(error), i, name) from None
+                advice = hint if _is_blank(column[i]) else ""
+                raise rows.error(f"{error}{advice}", i, name) from None
         result.append(values)
     return tuple(result)
 
@@ -98,7 +102,7 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         value = " ".join(_words(value))
     if is_missing(value):
-        raise ValueError("a row without text; `blank: drop` leaves such rows out")
+        raise ValueError("a row without text")
     if not isinstance(value, str):
         raise ValueError(f"a text is needed, this is {type_name(value)}")
     return _checked(value)
@@ -108,7 +112,7 @@ def _words(value: Any) -> list[str]:
     if isinstance(value, str):
         value = value.split()
     if _is_blank(value):
-        raise ValueError("a row without words; `blank: drop` leaves such rows out")
+        raise ValueError("a row without words")
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise ValueError("a list of words is needed")
     _checked(" ".join(value))

@@ -175,9 +175,10 @@ def _nothing_found(rows: Rows, facts: dict[str, Column], kind: str | None) -> Da
         f"{column.name!r} ({column.shape}, {column.distinct} different in {column.filled} rows)"
         for column in facts.values()
     )
+    wanted = f"no {kind} task" if kind else "no task"
     return DataError(
-        f"no {kind + ' ' if kind else ''}task was found: looked for a text (mostly different strings) with a label (repeating "
-        f"strings, numbers or lists of strings), tokens with tags, or two texts, among {described}; "
-        "state `input` and `label` in a suite file if they are there",
+        f"{wanted} was found: looked for a text (mostly different strings) with a label (repeating strings, "
+        f"numbers or lists of strings), tokens with tags, or two texts, among {described}; state `input` and "
+        "`label` in a suite file if they are there",
         file=rows.path,
     )

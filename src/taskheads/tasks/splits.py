@@ -64,8 +64,8 @@ def split_rows(
         if held and not held.issuperset(missing):
             raise DataError(
                 f"{len(train)} rows of {len(set(identities))} different {config.group or 'texts'} cannot be "
-                f"divided into train and {listed(missing)}: there are too few, or too few that share a label; "
-                "give dev and test files of your own",
+                f"divided into train and {listed(missing)}: too few, or too few that share a label; give dev "
+                "and test files of your own",
                 file=train.path,
                 column=task.label,
             )

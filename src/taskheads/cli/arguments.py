@@ -1,0 +1,25 @@
+"""Arguments that several commands take, and how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskheads.errors import ConfigError
+
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE...", help="A suite (YAML), or data: files, folders, datasets.")
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a model.")]
+
+
+def one_source(sources: list[str]) -> str | list[str]:
+    """What `taskheads.fit` takes for the sources of a command line."""
+    if len(sources) == 1:
+        return sources[0]
+    for source in sources:
+        if Path(source).suffix.lower() in (".yaml", ".yml"):
+            raise ConfigError(f"{source}: a suite file is given alone: it names its data itself")
+    return sources

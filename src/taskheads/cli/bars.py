@@ -1,0 +1,69 @@
+"""Bars on a terminal: how far each stage is, how fast it goes, and how long it will still take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+
+class Bars:
+    """A bar for each stage, on stderr, in the order in which the stages begin."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(24), _Line(counted), _Line(pace), _Line(left))
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._stages: dict[str, int] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total`; a total of 0 is not known."""
+        if stage not in self._stages:
+            self._stages[stage] = self._progress.add_task(stage, total=None)
+        self._progress.update(self._stages[stage], completed=done, total=total or None)  # type: ignore[arg-type]
+
+
+class _Line(ProgressColumn):
+    """A column whose text a function tells from the stage."""
+
+    def __init__(self, tell: Callable[[Task], str]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def render(self, task: Task) -> Text:
+        return Text(self._tell(task), justify="right")
+
+
+def counted(task: Task) -> str:
+    """ "1,024 of 15,000"."""
+    return f"{task.completed:,.0f} of {task.total:,.0f}" if task.total else f"{task.completed:,.0f}"
+
+
+def pace(task: Task) -> str:
+    """ "312/s", or "0.4/s"."""
+    speed = task.finished_speed or task.speed
+    return "" if not speed else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s"
+
+
+def left(task: Task) -> str:
+    """ "1:05 to go", and once it is done the time it took."""
+    if task.finished:
+        return _clock(task.finished_time or 0)
+    return "" if task.time_remaining is None else f"{_clock(task.time_remaining)} to go"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,56 @@
+"""`taskheads methods`: the catalogue, and the card of one method."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from taskheads.errors import ConfigError
+
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def methods(
+    ctx: typer.Context,
+    as_json: Json = False,
+    family: Annotated[str | None, typer.Option(help="Only the methods of this family.")] = None,
+) -> None:
+    """List the methods of the catalogue: what each does, and its paper."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from taskheads.cli.output import show, show_json
+    from taskheads.methods import FAMILIES, catalogue
+    from taskheads.tasks.suggest import did_you_mean, listed
+
+    if family is not None and family not in FAMILIES:
+        near = did_you_mean(family, FAMILIES)
+        raise ConfigError(f"there is no family {family!r}{near}; the families are {listed(FAMILIES, 99)}")
+    cards = [card for card in catalogue() if family in (None, card.family)]
+    if as_json:
+        show_json([card.to_json() for card in cards])
+    elif cards:
+        from taskheads.report.cards import methods_table
+
+        show(methods_table(cards))
+    else:
+        where = f"the family {family} has" if family else "the catalogue has"
+        print(f"{where} no methods yet in this release")
+
+
+@app.command("show")
+def show_one(name: str, as_json: Json = False) -> None:
+    """Show one method: what it does, its paper, and the tests that are its evidence."""
+    from taskheads.cli.output import show, show_json
+    from taskheads.methods import find
+
+    card = find(name)
+    if as_json:
+        show_json(card.to_json())
+        return
+    from taskheads.report.cards import method_card
+
+    show(method_card(card))

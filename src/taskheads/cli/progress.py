@@ -1,0 +1,21 @@
+"""Whether progress is drawn: on a terminal, unless somebody asked for quiet; elsewhere nothing is printed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Report = Callable[[str, int, int], None]
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Report | None]:
+    """A callable `(stage, done, total)` that draws a bar for each stage on stderr; None if nobody watches."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from taskheads.cli.bars import Bars
+
+    with Bars() as bars:
+        yield bars.report
