@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from taskheads.backbone.backbone import Backbone
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +26,11 @@ def data_dir() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Backbone:
+    """The small pretrained sentence encoder; read it, do not change it."""
+    from taskheads.backbone.backbone import Backbone
+
+    return Backbone.load("minilm")

@@ -24,7 +24,7 @@ class ModelError(TaskheadsError):
 
 
 class DataError(TaskheadsError):
-    """Something in the data is wrong: the message names the file, row, column and value, as far as they exist.
+    """Something in the data is wrong: the message names file, row, column and value, as far as they exist.
 
     `row` is what the user would look up: the line in a text file, the 1-based record in a binary one.
     The value is shown with `repr`, cut to 60 characters.

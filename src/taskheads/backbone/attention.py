@@ -77,7 +77,7 @@ class RowMask:
         return self.allowed is causal_mask_function
 
     def dense(self, length: int, device: torch.device) -> torch.Tensor | None:
-        """Who may look at whom, bool [length, length]; None when everybody may. Kept for all layers of a run."""
+        """Who may look at whom, bool [length, length]; None when everybody may. Kept for a whole run."""
         if self.allowed is bidirectional_mask_function:
             return None
         if length not in self._dense:

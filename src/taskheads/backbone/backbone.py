@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,10 @@ class Backbone:
     def __init__(
         self, model: nn.Module, tokenizer: Any = None, *, name: str = "", limit: int | None = None
     ) -> None:
-        self.model = model.eval()
+        self.model: Any = model.eval()
         self.name = name or type(model).__name__
+        self._fingerprint: tuple[tuple, str] | None = None
+        self._widths: dict[str, int] = {}
         self.tokens = None if tokenizer is None else Tokens(tokenizer, limit or _limit(model, tokenizer))
         attends = _use_registered_attention(model)
         self.why_padded = None if attends else f"{type(model).__name__} does not use the attention interface"
@@ -65,29 +67,25 @@ class Backbone:
         No code from a model repository is run. Raises BackboneError, in one sentence, when it is not there.
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
 
         source = _source(str(name))
-        bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
         try:
-            config = AutoConfig.from_pretrained(source)
-            model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
-            vision = model.main_input_name == "pixel_values"
-            tokenizer = None if vision else AutoTokenizer.from_pretrained(source)
+            with _without_bars():
+                config = AutoConfig.from_pretrained(source)
+                model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
+                vision = model.main_input_name == "pixel_values"
+                tokenizer = None if vision else AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BackboneError(f"the backbone {str(name)!r} cannot be loaded: {reason}") from error
-        finally:
-            if bars:
-                transformers_logging.enable_progress_bar()
         if config.is_encoder_decoder:
             model = model.get_encoder()
         return cls(model, tokenizer, name=str(name), limit=limit)
 
     def save(self, folder: str | Path) -> None:
-        """Write weights, configuration and tokenizer as Hugging Face does, so that `load(folder)` reads them."""
-        self.model.save_pretrained(folder)
+        """Write weights, configuration and tokenizer as Hugging Face does; `load(folder)` reads them."""
+        with _without_bars():
+            self.model.save_pretrained(folder)
         if self.tokens is not None:
             self.tokens.tokenizer.save_pretrained(folder)
 
@@ -97,8 +95,17 @@ class Backbone:
         return int(self.model.config.hidden_size)
 
     @property
+    def limit(self) -> int | None:
+        """Tokens a row at most, special tokens included; None without a tokenizer."""
+        return None if self.tokens is None else self.tokens.limit
+
+    @property
     def n_layers(self) -> int:
         return len(self.layout.layers)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     @property
     def vision(self) -> bool:
@@ -109,18 +116,38 @@ class Backbone:
     def ragged(self) -> bool:
         return self.why_padded is None
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Hex digest of everything that a feature depends on: architecture, weights, tokenizer, limit."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(self.model.config.to_json_string(use_diff=False).encode())
-        for key, tensor in sorted(self.model.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        """Hex digest of all that a feature depends on: architecture, weights, tokenizer, limit.
+
+        Kept until a weight is written to (what torch counts as a write: not through `.data`).
+        """
+        weights = sorted(self.model.state_dict().items())
+        versions = tuple((tensor.data_ptr(), tensor._version) for _, tensor in weights)
+        if self._fingerprint is None or self._fingerprint[0] != versions:
+            self._fingerprint = versions, self._digest(weights)
+        return self._fingerprint[1]
+
+    def _digest(self, weights: list[tuple[str, torch.Tensor]]) -> str:
+        config = {k: v for k, v in self.model.config.to_dict().items() if k != "_name_or_path"}
+        digest = hashlib.blake2b(type(self.model).__name__.encode(), digest_size=16)
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+        for key, tensor in weights:
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         if self.tokens is not None:
-            digest.update(self.tokens.tokenizer.backend_tokenizer.to_str().encode())
-            digest.update(str(self.tokens.limit).encode())
+            digest.update(self.tokens.state.encode())
         return digest.hexdigest()
+
+    def width_of(self, site: str) -> int:
+        """Numbers a token at `site`: the width of a read of it."""
+        if site not in self._widths:
+            with torch.inference_mode():
+                probe = self._probe()
+                if isinstance(probe, RaggedBatch):
+                    probe = probe.to(self.device)
+                self._widths[site] = self.run(probe, [site])[site].flatten(1).shape[1]
+        return self._widths[site]
 
     def run(
         self, batch: Batch, read: Sequence[str] = ("output",), edits: Mapping[str, Edit] | None = None
@@ -135,12 +162,12 @@ class Backbone:
 
     def batches(self, encoded: Sequence[Encoded], budget: int = 4096) -> Iterator[RaggedBatch]:
         """`encoded` in ragged batches of at most `budget` tokens, on the backbone's device."""
-        device = next(self.model.parameters()).device
+        device = self.device
         return (batch.to(device) for batch in in_batches(encoded, budget))
 
     def images(self, pixels: torch.Tensor) -> ImageBatch:
         """A batch of prepared images [images, channels, height, width]."""
-        return ImageBatch(pixels.to(next(self.model.parameters()).device))
+        return ImageBatch(pixels.to(self.device))
 
     def _probe(self) -> Batch:
         """A small batch of three rows of different length."""
@@ -156,6 +183,8 @@ class Backbone:
         with torch.inference_mode(), attending(attention):
             _plain_forward(self.model, self._probe())
         config = self.model.config
+        # Whether a token sees only those before it, so that the last one alone has seen its whole row.
+        self.causal = any(getattr(module, "is_causal", False) for module in attention.modules)
         return find_layout(self.model, attention.modules, config.num_hidden_layers, config.hidden_size)
 
     def _why_padded(self) -> str | None:
@@ -170,6 +199,20 @@ class Backbone:
             return f"{name} cannot run without padding ({str(error).splitlines()[0]})"
         gap = float((packed - padded).abs().max() / padded.abs().max().clamp_min(1e-12))
         return None if gap < _TOLERANCE else f"{name} mixes rows when it runs without padding"
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars off the terminal."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _source(name: str) -> str:

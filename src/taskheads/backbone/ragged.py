@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tokenised row: token ids [n], segment ids [n] or None, and where each word starts.
+    """One tokenised row: token ids [n], segment ids [n] or None for all zeros, and where each word starts.
 
     `words[j]` is the index in `ids` of the first token of word j; None unless the row was given as words.
     A word which the tokenizer turned into nothing has the index -1.
@@ -24,6 +24,10 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def n_words(self) -> int:
+        return 0 if self.words is None else len(self.words)
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,10 @@ class RaggedBatch:
         self.rows = list(range(len(encoded))) if rows is None else list(rows)
         self.lengths = [len(row) for row in encoded]
         self.ids = torch.from_numpy(np.concatenate([row.ids for row in encoded]).astype(np.int64))
-        segments = [row.segments for row in encoded if row.segments is not None]
-        self.segments = (
-            torch.from_numpy(np.concatenate(segments).astype(np.int64)) if segments else None
-        )
+        self.segments = None
+        if any(row.segments is not None for row in encoded):
+            parts = [np.zeros(len(row)) if row.segments is None else row.segments for row in encoded]
+            self.segments = torch.from_numpy(np.concatenate(parts).astype(np.int64))
         self.words = [row.words for row in encoded]
 
     def __len__(self) -> int:
@@ -94,12 +98,12 @@ class RaggedBatch:
 
     @cached_property
     def word_tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """For every word of every row, the index of its first token, and 1.0, or 0.0 where it has none."""
+        """For every word of every row, the index of its first token, and whether it has one."""
         words = [np.asarray([], np.int64) if row is None else row for row in self.words]
         starts = np.repeat(self.starts.cpu().numpy(), [len(row) for row in words])
         inside = np.concatenate(words)
         at = self._on_device(np.where(inside < 0, 0, starts + inside))
-        return at, torch.from_numpy((inside >= 0).astype(np.float32)).to(self.ids.device)
+        return at, torch.from_numpy(inside >= 0).to(self.ids.device)
 
     @cached_property
     def sorted_tokens(self) -> torch.Tensor | None:
@@ -111,8 +115,8 @@ class RaggedBatch:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Runs of rows of equal length, in the order of `sorted_tokens`."""
-        lengths, counts = np.unique(self.lengths, return_counts=True)
+        """Runs of rows of equal length, in the order of `sorted_tokens`; rows without a token are in none."""
+        lengths, counts = np.unique([length for length in self.lengths if length], return_counts=True)
         groups, start = [], 0
         for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
             groups.append(Group(start, count, length))
@@ -121,6 +125,12 @@ class RaggedBatch:
 
     def _on_device(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.int64)).to(self.ids.device)
+
+
+def spans(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The numbers start, start + 1, ..., start + size - 1 of every span, one span after the other."""
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(starts - before, sizes) + np.arange(sizes.sum())
 
 
 def in_batches(encoded: Sequence[Encoded], budget: int) -> Iterator[RaggedBatch]:

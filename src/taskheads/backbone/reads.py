@@ -32,7 +32,9 @@ class Read:
     def parse(cls, text: str) -> Read:
         site, _, pooling = text.rpartition(":")
         if not site or pooling not in get_args(Pooling):
-            raise BackboneError(f"{text!r} is not a read; write SITE:POOLING, with {', '.join(get_args(Pooling))}")
+            raise BackboneError(
+                f"{text!r} is not a read; write SITE:POOLING, with {', '.join(get_args(Pooling))}"
+            )
         return cls(site, pooling)  # type: ignore[arg-type]
 
     @property
@@ -43,18 +45,19 @@ class Read:
 def pool(values: torch.Tensor, batch: RaggedBatch, pooling: Pooling) -> torch.Tensor:
     """[N, ...] over tokens → [rows, width] over rows or, under `words`, [words, width] over all rows' words.
 
-    Words without a token of their own (the tokenizer dropped them, or the row was cut) get zeros.
+    Words without a token of their own (the tokenizer dropped them, or the row was cut) and rows without a
+    token get zeros.
     """
     values = values.flatten(1)
-    if pooling == "first":
-        return values[batch.starts]
-    if pooling == "last":
-        return values[batch.starts + batch.counts - 1]
     if pooling == "words":
-        return _at_words(values, batch)
+        return _taken(values, *batch.word_tokens)
+    if pooling == "first":
+        return _taken(values, batch.starts, batch.counts > 0)
+    if pooling == "last":
+        return _taken(values, batch.starts + batch.counts - 1, batch.counts > 0)
     # Over blocks of equal length: a plain reduction, several times faster than scattering token by token.
     ordered = values if batch.sorted_tokens is None else values[batch.sorted_tokens]
-    parts = []
+    parts = [values.new_zeros(batch.lengths.count(0), values.shape[1])]
     for group in batch.groups:
         block = ordered[group.start : group.stop].unflatten(0, (group.count, group.length))
         parts.append(block.mean(1) if pooling == "mean" else block.amax(1))
@@ -64,6 +67,10 @@ def pool(values: torch.Tensor, batch: RaggedBatch, pooling: Pooling) -> torch.Te
     return pooled[torch.argsort(torch.argsort(batch.counts, stable=True))]
 
 
-def _at_words(values: torch.Tensor, batch: RaggedBatch) -> torch.Tensor:
-    at, present = batch.word_tokens
-    return values[at] * present[:, None]
+def _taken(values: torch.Tensor, at: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """values[at], with zeros where nothing is present (whatever `at` says there)."""
+    if bool(present.all()):
+        return values[at]
+    taken = values.new_zeros(len(at), values.shape[1])
+    taken[present] = values[at[present]]
+    return taken

@@ -18,7 +18,7 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 class ImageBatch:
-    """Images of one size, `pixels` [images, channels, height, width]; each is a row of equally many patches."""
+    """Images of one size, `pixels` [images, channels, height, width]: rows of equally many patches."""
 
     def __init__(self, pixels: torch.Tensor) -> None:
         self.pixels = pixels
@@ -135,7 +135,9 @@ class Pass:
         flat = tensor.flatten(0, 1) if self.kept is None else tensor[self.kept]
         if edit is not None:
             flat = edit(flat)
-            tensor = flat.view_as(tensor) if self.kept is None else tensor.clone().index_put((self.kept,), flat)
+            tensor = (
+                flat.view_as(tensor) if self.kept is None else tensor.clone().index_put((self.kept,), flat)
+            )
         if site in self.wanted:
             self.found[site] = flat
         return tensor

@@ -25,7 +25,9 @@ from transformers.pytorch_utils import Conv1D
 from taskheads.errors import BackboneError
 
 ATTENTION_PARTS = ("query", "key", "value", "heads")
-_SITE = re.compile(r"embeddings|output|layers\.(\d+)\.(output|mlp\.hidden|attention\.(query|key|value|heads))")
+_SITE = re.compile(
+    r"embeddings|output|layers\.(\d+)\.(output|mlp\.hidden|attention\.(query|key|value|heads))"
+)
 
 
 @dataclass(frozen=True)

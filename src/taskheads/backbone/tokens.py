@@ -32,9 +32,8 @@ class Tokens:
 
     def __init__(self, tokenizer: Any, limit: int) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise BackboneError(
-                f"{type(tokenizer).__name__} is a slow tokenizer; taskheads needs the fast one (tokenizer.json)"
-            )
+            kind = type(tokenizer).__name__
+            raise BackboneError(f"{kind} is a slow tokenizer; taskheads needs the fast one (tokenizer.json)")
         self.tokenizer = tokenizer
         self.limit = limit
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -51,7 +50,7 @@ class Tokens:
         return [self._first_window(encoding) for encoding in self._encode(texts)]
 
     def pairs(self, first: Sequence[str], second: Sequence[str]) -> list[Encoded]:
-        """Both texts in one row as the model joins them; the longer one is cut where they exceed the limit."""
+        """Both texts in one row as the model joins them; the longer is cut where they exceed the limit."""
         both = list(zip(first, second, strict=True))
         return [self._cut_pair(encoding) for encoding in self._encode(both)]
 
@@ -76,11 +75,11 @@ class Tokens:
         """
         return [list(self._split(encoding, starts)) for encoding, starts in self._encode_words(rows)]
 
-    def _encode(self, items: Sequence[Any], **how: Any) -> Iterator[Encoding]:
+    def _encode(self, items: Sequence[Any], *, offsets: bool = False) -> Iterator[Encoding]:
         # An encoding is many times the size of its ids, so there are never many of them at once.
         for start in range(0, len(items), _AT_ONCE):
             some = list(items[start : start + _AT_ONCE])
-            encode = self._backend.encode_batch if how else self._backend.encode_batch_fast
+            encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
             try:
                 yield from encode(some)
             except TypeError:
@@ -120,7 +119,9 @@ class Tokens:
         for number in range(count):
             begin = start + number * step
             row = _encoded(encoding, np.r_[:start, begin : min(begin + room, stop), stop : len(encoding)])
-            mine = first[np.searchsorted(window_of_word, number) : np.searchsorted(window_of_word, number + 1)]
+            mine = first[
+                np.searchsorted(window_of_word, number) : np.searchsorted(window_of_word, number + 1)
+            ]
             yield Encoded(row.ids, row.segments, np.where(mine < 0, -1, mine - number * step))
 
     def _cut_pair(self, encoding: Encoding) -> Encoded:
@@ -128,7 +129,7 @@ class Tokens:
             return _encoded(encoding)
         side = np.asarray([-1 if s is None else s for s in encoding.sequence_ids])
         lengths = [int((side == 0).sum()), int((side == 1).sum())]
-        room = max(2, self.limit - (len(side) - sum(lengths)))
+        room = max(0, self.limit - (len(side) - sum(lengths)))
         short = int(lengths[0] > lengths[1])
         keep = [room, room]
         keep[short] = min(lengths[short], room // 2)

@@ -7,4 +7,4 @@ def main() -> None:
     """Run the command in `sys.argv` and exit: 0 done, 2 the user's to mend, 130 interrupted."""
     from taskheads.cli.app import app
 
-    app()
+    app(prog_name="taskheads")

@@ -6,14 +6,13 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from taskheads.cli.arguments import Folder
+from taskheads.cli.arguments import Folder, Quiet
 from taskheads.cli.incoming import Format, Incoming, open_rows
 from taskheads.errors import DataError
 
@@ -39,13 +38,14 @@ def predict(
     format: Annotated[
         Format | None, typer.Option(help="What a line is, where ending or first line mislead.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Answer all tasks for each row: one JSON object a line, task name to answer.
+    """Answer all tasks for each row, as JSON Lines.
 
+    An answer is one JSON object on a line, task name to answer; a row without the input of a task has null.
     Rows are read from .jsonl (objects, or plain texts), .csv, .tsv, .parquet, .txt (a text a line), or any
     other file that `fit` reads. A pipe is JSON Lines if its first line is a JSON object or a JSON string, and
-    else a text on each line. A row without the input of a task has null for its answer.
+    else a text on each line.
     """
     if input == "-" and sys.stdin.isatty():
         raise typer.BadParameter("give a file, or pipe rows in", param_hint="--input")
@@ -60,16 +60,12 @@ def predict(
         progress(quiet=quiet) as report,
         _destination(output) as answers,
     ):
-        answered = 0
         for done, answer in enumerate(_answers(model, rows, chosen, scores), start=1):
             answers.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            answered += any(value is not None for value in answer.values())
             if report and done % 100 == 0:
                 report("predict", done, max(done, rows.expected()))
         if report:
             report("predict", rows.count, rows.count)
-        if rows.count and not answered:
-            raise _nothing_to_read(model, rows.name, chosen)
 
 
 def evaluate(
@@ -79,14 +75,22 @@ def evaluate(
     ] = None,
     split: Annotated[Split, typer.Option(help="The split to judge on.")] = Split.test,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Score each task on rows that were not trained on, with 95 % intervals and a baseline."""
-    from taskheads import load
-    from taskheads.cli.output import show, show_json
+    """Score each task on rows it was not fitted on.
 
-    scores = load(folder).evaluate(data, split=split.value)
+    Beside each score stand its 95 % interval and what a baseline reaches that has learned nothing.
+    """
+    from taskheads import load
+    from taskheads.backbone.cache import FeatureCache
+    from taskheads.cli.output import show, show_json
+    from taskheads.cli.progress import progress
+
+    model = load(folder)
+    with progress(quiet=quiet) as report:
+        scores = model.evaluate(data, split=split.value, cache=FeatureCache(), progress=report)
     if as_json:
-        show_json([asdict(score) for score in scores])
+        show_json([score.to_json() for score in scores])
         return
     from taskheads.report.scores import scores_table
 
@@ -98,10 +102,7 @@ def _answers(model: Model, rows: Incoming, tasks: list[str] | None, scores: bool
     try:
         yield from model.predict_stream(rows, tasks=tasks, scores=scores)
     except DataError as error:
-        if error.file is not None or error.row is None:
-            raise
-        place = {"file": rows.name, "row": rows.line(error.row), "column": error.column}
-        raise DataError(error.problem, value=error.value, **place) from error
+        raise rows.located(error) from None
 
 
 @contextmanager
@@ -113,11 +114,3 @@ def _destination(output: Path | None) -> Iterator[TextIO]:
     else:
         with whole_file(output) as file:
             yield file
-
-
-def _nothing_to_read(model: Model, name: str, chosen: list[str] | None) -> DataError:
-    from taskheads.tasks.suggest import listed
-
-    tasks = [task for task in model.tasks.values() if chosen is None or task.name in chosen]
-    columns = dict.fromkeys(column for task in tasks for column in task.inputs)
-    return DataError(f"no row has what a task reads: the columns are {listed(columns)}", file=name)

@@ -51,7 +51,7 @@ def _fail(line: str, code: int) -> NoReturn:
 
 app = typer.Typer(
     cls=Guarded,
-    help="One shared transformer, many task heads: declare the tasks, get one model that answers all of them.",
+    help="One shared transformer, many task heads: one model that answers all of your tasks.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -10,8 +10,10 @@ import typer
 from taskheads.errors import ConfigError
 
 Sources = Annotated[
-    list[str], typer.Argument(metavar="SOURCE...", help="A suite (YAML), or data: files, folders, datasets.")
+    list[str], typer.Argument(metavar="SOURCE", help="A suite (YAML), or data: files, folders, datasets.")
 ]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep features on disk.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a model.")]
 
 

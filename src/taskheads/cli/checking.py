@@ -13,7 +13,7 @@ def check(
     source: Sources,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what is understood of a suite or of data files, and why; nothing is trained."""
+    """Say what is understood of data, and why."""
     from taskheads.cli.output import show, show_json
     from taskheads.tasks.describe import describe
     from taskheads.tasks.suite import load_suite

@@ -42,18 +42,31 @@ class Incoming:
         self._rows, self._file = rows, file
         # (first row, line - row): one entry wherever blank lines or line breaks in cells move the two apart.
         self._shifts = [(0, 0)]
+        self._own: DataError | None = None
 
     def __iter__(self) -> Iterator[Row]:
-        for line, row in self._rows:
-            self.count += 1
-            if line - self.count != self._shifts[-1][1]:
-                self._shifts.append((self.count, line - self.count))
-            yield row
+        try:
+            for line, row in self._rows:
+                self.count += 1
+                if line - self.count != self._shifts[-1][1]:
+                    self._shifts.append((self.count, line - self.count))
+                yield row
+        except DataError as error:
+            self._own = error
+            raise
 
     def line(self, row: int) -> int:
         """The line of a row, counted from 1, that has been read."""
         nearest = bisect_right(self._shifts, row, key=lambda shift: shift[0]) - 1
         return row + self._shifts[nearest][1]
+
+    def located(self, error: DataError) -> DataError:
+        """An error about a row, as whoever was given these rows knows it, as one about a line of the file."""
+        if error is self._own or error.row is None:
+            return error
+        value: dict[str, Any] = {} if error.value is None else {"value": error.value}
+        line = self.line(error.row)
+        return DataError(error.problem, file=self.name, row=line, column=error.column, **value)
 
     def expected(self) -> int:
         """About how many rows there will be, judged by the bytes that are read; 0 if that is not known."""
@@ -76,9 +89,9 @@ def open_rows(source: str, format: Format | None = None, words: Collection[str] 
     DataError: while it is read; the message names the file and the line.
     """
     if source == "-":
-        name, lines = "stdin", _decoded("stdin", sys.stdin.buffer)
+        lines: Lines = _decoded("stdin", sys.stdin.buffer)
         format, lines = (format, lines) if format else _told(lines)
-        yield Incoming(name, _READERS[format](name, lines))
+        yield Incoming("stdin", _READERS[format]("stdin", lines))
         return
     path, ending = Path(source), Path(source).suffix.lower()
     if ending == ".parquet" and path.is_file() and format is None:
@@ -106,7 +119,7 @@ def _told(lines: Lines) -> tuple[Format, Lines]:
             break
     try:
         first = json.loads(seen[-1][1]) if seen else None
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         # A broken object is a mistake in JSON Lines rather than a text.
         first = {} if seen[-1][1].lstrip().startswith('{"') else None
     return Format.jsonl if isinstance(first, (dict, str)) else Format.text, chain(seen, lines)
@@ -119,7 +132,11 @@ def _json_lines(name: str, lines: Lines) -> Iterator[tuple[int, Row]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"broken JSON: {error.msg} (character {error.colno})", file=name, row=number) from None
+            raise DataError(
+                f"broken JSON: {error.msg} (character {error.colno})", file=name, row=number
+            ) from None
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 lists in each other
+            raise DataError(f"JSON that cannot be read: {error}", file=name, row=number) from None
         if not isinstance(row, (dict, str)):
             raise DataError("an object or a text is needed", file=name, row=number, value=row)
         yield number, row
@@ -142,7 +159,8 @@ def _delimited(path: Path, lines: Lines, words: Collection[str]) -> Iterator[tup
     quoting = csv.QUOTE_NONE if delimiter == "\t" and not _is_quoted(path) else csv.QUOTE_MINIMAL
     text = (line for _, line in chain([first], lines))
     reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
-    limit, start, header = csv.field_size_limit(_CELL_LIMIT), 1, []
+    limit, start = csv.field_size_limit(_CELL_LIMIT), 1
+    header: list[str] = []
     try:
         for cells in reader:
             line, start = start, reader.line_num + 1
@@ -150,6 +168,9 @@ def _delimited(path: Path, lines: Lines, words: Collection[str]) -> Iterator[tup
                 continue
             if not header:
                 header = [name.strip() or f"column_{i}" for i, name in enumerate(cells, start=1)]
+                for name in header:
+                    if header.count(name) > 1:
+                        raise DataError("two columns have this name", file=path, row=line, column=name)
                 continue
             if len(cells) != len(header):
                 problem = f"{len(cells)} cells, but the header has {len(header)}"

@@ -19,7 +19,7 @@ def methods(
     as_json: Json = False,
     family: Annotated[str | None, typer.Option(help="Only the methods of this family.")] = None,
 ) -> None:
-    """List the methods of the catalogue: what each does, and its paper."""
+    """List the methods of the catalogue."""
     if ctx.invoked_subcommand is not None:
         return
     from taskheads.cli.output import show, show_json
@@ -43,7 +43,7 @@ def methods(
 
 @app.command("show")
 def show_one(name: str, as_json: Json = False) -> None:
-    """Show one method: what it does, its paper, and the tests that are its evidence."""
+    """Show one method, its paper and its evidence."""
     from taskheads.cli.output import show, show_json
     from taskheads.methods import find
 

@@ -49,8 +49,8 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _lengths(facts: Mapping[str, Any], column: str) -> str:
     words, characters = facts["words"][column], facts["characters"][column]
     return (
-        f"half the rows have up to {words['p50']:,} words, 95 % up to {words['p95']:,}, "
-        f"the longest {words['p100']:,} ({characters['p100']:,} characters)"
+        f"median {words['p50']:,} words, 95 % up to {words['p95']:,}, "
+        f"longest {words['p100']:,} ({characters['p100']:,} characters)"
     )
 
 

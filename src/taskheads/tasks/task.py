@@ -21,7 +21,7 @@ class Task:
     kind: one of `KINDS`. A `pair` whose `labels` is empty predicts a number (similarity), else a label.
     inputs: the input columns: one, or two for `pair` and `embed` (query, document).
     label: the label column; None for `embed`, whose rows are themselves the matches.
-    metric: name in `taskheads.tasks.metrics`, by which the task is judged; always better when higher.
+    metric: name in `taskheads.tasks.metrics`, by which the task is judged.
     labels: the label space, in the order of the head's outputs. Strings, or ints for `ordinal`
         (ascending). Empty for `regress`, similarity and `embed`.
     options: what else the user said, by kind: `crf` (tag), `encoding` "two" | "joint" (pair).
@@ -62,7 +62,7 @@ class Examples:
 
 @dataclass
 class TaskData:
-    """A task with its examples (every split of `SPLITS`, an absent one empty) and why it was understood so."""
+    """A task with its examples (every split of `SPLITS`, an absent one empty) and why it is so understood."""
 
     task: Task
     splits: dict[str, Examples]

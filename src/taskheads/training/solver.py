@@ -1,14 +1,13 @@
 """Convex heads on frozen features, solved to convergence.
 
 Every such head is a linear map of the features followed by a convex loss: softmax, logistic, squared,
-cumulative, or the negative log-likelihood of a linear-chain CRF. One solver serves them all:
+cumulative, or the negative log-likelihood of a linear-chain CRF. It is found in the features' principal
+axes (`Basis`), which are computed once and shared by all penalties, and by all tasks on the same rows:
 
-    minimise   mean loss(X W + b, theta)  +  penalty / 2 * |W|^2        over W, b and theta.
-
-The loss's curvature is at most `curvature * X'X / n`, so its Cholesky factor, with the penalty added, is a
-preconditioner under which L-BFGS converges in a few dozen steps whatever the penalty and however uneven the
-features. For the squared loss the bound is exact and the solution closed (`ridge`). The Gram matrix X'X is
-made once (`Design`) and shared by all penalties, and by all tasks on the same rows.
+* least squares is diagonal there, so one product with the targets gives the solutions for all penalties;
+* for any other loss, whose curvature is at most `curvature * variance` along an axis, scaling each axis by
+  1 / sqrt(curvature * variance + penalty) makes L-BFGS converge in a few dozen steps at any penalty, and
+  the axes of least variance, which a penalised solution hardly uses, need not be carried along.
 """
 
 from __future__ import annotations
@@ -19,43 +18,55 @@ from dataclasses import dataclass, field
 import torch
 
 
-class Design:
-    """Features with their mean taken out, and their Gram matrix.
-
-    Parameters
-    ----------
-    features: [n, d].
+class Basis:
+    """The mean and the principal axes of features [n, d].
 
     Attributes
     ----------
-    mean: [d]; rows: [n, d], of mean zero; gram: rows' rows / n, [d, d].
+    mean: [d]; centred: the features less their mean, [n, d].
+    axes: [d, r], variances: [r], by falling variance; axes whose variance is rounding noise are left out.
     """
 
     def __init__(self, features: torch.Tensor) -> None:
         self.mean = features.mean(0)
-        self.rows = features - self.mean
-        self.gram = self.rows.T @ self.rows / len(features)
+        self.centred = features - self.mean
+        variances, axes = torch.linalg.eigh(self.centred.T @ self.centred / len(features))
+        kept = variances > 1e-6 * variances[-1].clamp_min(1e-30)
+        self.variances = variances[kept].flip(0)
+        self.axes = axes[:, kept].flip(1)
 
-    def factor(self, curvature: float, penalty: float) -> torch.Tensor:
-        """Lower Cholesky factor of curvature * gram + penalty * I, [d, d]."""
-        matrix = curvature * self.gram
-        # A floor far below any feature's variance: rounding in the Gram matrix must not make it indefinite.
-        floor = 1e-6 * float(matrix.diagonal().mean())
-        matrix.diagonal().add_(max(penalty, floor))
-        return torch.linalg.cholesky(matrix)
+    @property
+    def nbytes(self) -> int:
+        return self.centred.nbytes + self.axes.nbytes
+
+    def leading(self, count: int) -> Leading:
+        """The rows in the `count` axes of largest variance (all of them, where there are fewer)."""
+        axes = self.axes[:, :count]
+        return Leading(self.centred @ axes, self.variances[:count], axes, self.mean)
+
+
+@dataclass
+class Leading:
+    """Rows [n, k] in principal axes [d, k] with these variances [k]; `mean` [d] is taken out of them."""
+
+    rows: torch.Tensor
+    variances: torch.Tensor
+    axes: torch.Tensor
+    mean: torch.Tensor
 
 
 @dataclass
 class Solution:
-    """A linear map of the features, [d, c] and [c], and the loss's other parameters.
+    """A linear map of the features, weight [d, c] and bias [c], and the loss's other parameters.
 
-    `loss` is the value of the objective, `steps` how many L-BFGS steps were taken (0: closed form).
+    `inner` is the weight in the axes in which it was found; `steps` counts L-BFGS steps (0: closed form).
     """
 
     weight: torch.Tensor
     bias: torch.Tensor
+    penalty: float
     extra: list[torch.Tensor] = field(default_factory=list)
-    loss: float = float("nan")
+    inner: torch.Tensor | None = None
     steps: int = 0
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
@@ -65,56 +76,54 @@ class Solution:
 Loss = Callable[[torch.Tensor, Sequence[torch.Tensor]], torch.Tensor]
 
 
-def ridge(design: Design, targets: torch.Tensor, penalties: Sequence[float]) -> list[Solution]:
-    """Least squares with an unpenalised bias, targets [n, c], one solution for each penalty.
+def ridge(basis: Basis, targets: torch.Tensor, penalties: Sequence[float]) -> list[Solution]:
+    """Least squares with an unpenalised bias, targets [n, c]: a solution for each penalty.
 
     Minimises mean |X W + b - Y|^2 / 2 + penalty / 2 * |W|^2; scikit-learn's Ridge alpha is n * penalty.
     """
     centre = targets.mean(0)
-    moment = design.rows.T @ (targets - centre) / len(targets)
+    moment = basis.axes.T @ (basis.centred.T @ (targets - centre)) / len(targets)
     solutions = []
     for penalty in penalties:
-        weight = torch.cholesky_solve(moment, design.factor(1.0, penalty))
-        solutions.append(Solution(weight, centre - design.mean @ weight))
+        weight = basis.axes @ (moment / (basis.variances + penalty)[:, None])
+        solutions.append(Solution(weight, centre - basis.mean @ weight, penalty))
     return solutions
 
 
 def solve(
-    design: Design,
+    leading: Leading,
     loss: Loss,
     outputs: int,
     penalty: float,
     *,
     curvature: float,
     extra: Sequence[torch.Tensor] = (),
-    bias: bool = True,
+    biased: bool = True,
     start: Solution | None = None,
     tolerance: float = 1e-4,
     max_steps: int = 100,
 ) -> Solution:
-    """The minimiser of mean `loss` + penalty / 2 * |W|^2.
+    """The minimiser of mean `loss` + penalty / 2 * |W|^2 over W in the leading axes, the bias and `extra`.
 
     Parameters
     ----------
-    loss: from scores [n, outputs] and the extra parameters to the mean loss over rows, convex.
+    loss: from scores [n, outputs] and the extra parameters to the mean loss over rows, convex in both.
     penalty: on the squared Frobenius norm of W. scikit-learn's C is 1 / (n * penalty).
     curvature: a bound on the loss's second derivative in a score: 1/4 logistic, 1/2 softmax (Boehning 1992).
     extra: starting values of the loss's other, unpenalised parameters.
-    bias: whether to fit an unpenalised bias.
-    start: a solution for another penalty, to start from.
-    tolerance: L-BFGS stops when no entry of the preconditioned gradient exceeds it.
+    biased: whether there is an unpenalised bias.
+    start: a solution in the same axes, to start from.
+    tolerance: L-BFGS stops when no entry of the gradient, in the scaled axes, exceeds it.
     max_steps: L-BFGS steps at most.
     """
-    factor = design.factor(curvature, penalty)
-    if start is None:
-        scaled = design.rows.new_zeros(design.rows.shape[1], outputs)
-        shift = design.rows.new_zeros(outputs)
-        others = [value.detach().clone() for value in extra]
+    rows = leading.rows
+    scale = torch.rsqrt(curvature * leading.variances + penalty)[:, None]
+    if start is None or start.inner is None:
+        scaled, shift = rows.new_zeros(rows.shape[1], outputs), rows.new_zeros(outputs)
     else:
-        scaled = factor.T @ start.weight
-        shift = start.bias + design.mean @ start.weight
-        others = [value.clone() for value in start.extra]
-    free = [scaled, *([shift] if bias else []), *others]
+        scaled, shift = start.inner / scale, start.bias + leading.mean @ start.weight
+    others = [value.detach().clone() for value in (extra if start is None else start.extra)]
+    free = [scaled, *([shift] if biased else []), *others]
     for parameter in free:
         parameter.requires_grad_(True)
     optimiser = torch.optim.LBFGS(
@@ -129,19 +138,19 @@ def solve(
 
     def objective() -> torch.Tensor:
         optimiser.zero_grad()
-        weight = torch.linalg.solve_triangular(factor.T, scaled, upper=True)
-        value = loss(torch.addmm(shift, design.rows, weight), others) + 0.5 * penalty * weight.square().sum()
+        weight = scaled * scale
+        value = loss(torch.addmm(shift, rows, weight), others) + 0.5 * penalty * weight.square().sum()
         value.backward()
         return value
 
     optimiser.step(objective)
-    with torch.no_grad():
-        weight = torch.linalg.solve_triangular(factor.T, scaled, upper=True)
-    state = optimiser.state[free[0]]
+    inner = (scaled * scale).detach()
+    weight = leading.axes @ inner
     return Solution(
         weight,
-        shift.detach() - design.mean @ weight,
+        shift.detach() - leading.mean @ weight,
+        penalty,
         [value.detach() for value in others],
-        float(state["prev_loss"]),
-        int(state["n_iter"]),
+        inner,
+        int(optimiser.state[free[0]]["n_iter"]),
     )

@@ -1,0 +1,94 @@
+"""`taskheads fit`, `add` and `remove`: what changes which tasks a model has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from taskheads.cli.arguments import Folder, NoCache, Quiet, Sources, one_source
+
+if TYPE_CHECKING:
+    from taskheads.backbone.cache import FeatureCache
+    from taskheads.model import Model
+
+Out = Annotated[Path | None, typer.Option(help="The folder of the model.  [default: runs/<name of SOURCE>]")]
+
+
+def fit(
+    source: Sources,
+    out: Out = None,
+    backbone: Annotated[str | None, typer.Option(help="A folder or a Hub name.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of made splits and of intervals.")] = None,
+    no_cache: NoCache = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit one model of all tasks, score it, save it.
+
+    SOURCE is a suite (YAML), or data files: their columns then tell the tasks.
+    """
+    import taskheads as th
+    from taskheads.cli.next_steps import next_steps
+    from taskheads.cli.progress import progress
+
+    folder = out or Path("runs") / _name(source[0])
+    with progress(quiet=quiet) as report:
+        model = th.fit(
+            one_source(source),
+            out=folder,
+            backbone=backbone,
+            seed=seed,
+            cache=_cache(no_cache),
+            progress=report,
+        )
+    _show_scores(model, model.tasks)
+    print(f"\nThe model is in {folder}. What to type next:\n")
+    for step in next_steps(folder, model.tasks.values(), source):
+        print(f"  {step}")
+
+
+def add(folder: Folder, source: Sources, no_cache: NoCache = False, quiet: Quiet = False) -> None:
+    """Add tasks; all other answers stay as they were.
+
+    SOURCE is a suite (YAML), or data files: their columns then tell the tasks.
+    """
+    import taskheads as th
+    from taskheads.cli.progress import progress
+
+    model = th.load(folder)
+    with progress(quiet=quiet) as report:
+        added = th.add(model, one_source(source), cache=_cache(no_cache), progress=report)
+    model.save(folder)
+    _show_scores(model, added)
+    print(f"\n{folder} now answers {', '.join(model.tasks)}")
+
+
+def remove(folder: Folder, task: Annotated[str, typer.Argument(metavar="TASK", help="Its name.")]) -> None:
+    """Remove a task; all other answers stay as they were."""
+    import taskheads as th
+
+    model = th.load(folder)
+    model.remove(task)
+    model.save(folder)
+    print(f"{folder} now answers {', '.join(model.tasks) or 'nothing'}")
+
+
+def _show_scores(model: Model, names: Iterable[str]) -> None:
+    from taskheads.cli.output import show
+    from taskheads.report.fitted import fitted_table
+
+    show(fitted_table({name: model.card["tasks"][name] for name in names}))
+
+
+def _cache(none: bool) -> FeatureCache | None:
+    from taskheads.backbone.cache import FeatureCache
+
+    return None if none else FeatureCache()
+
+
+def _name(source: str) -> str:
+    """What a model is called after its first source: a folder's name, a file's without its ending."""
+    path = Path(source).resolve()
+    return path.name if path.is_dir() else path.stem

@@ -1,0 +1,55 @@
+"""One label of several: softmax over a linear map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch.nn.functional import cross_entropy, one_hot
+
+from taskheads.heads.head import Decisions, probabilities
+from taskheads.heads.linear import LinearHead
+
+
+class ClassifyHead(LinearHead):
+    """Multinomial logistic regression on the features; probabilities calibrated by a temperature."""
+
+    kind = "classify"
+    curvature = 0.5
+
+    def objective(
+        self, scores: torch.Tensor, targets: torch.Tensor, extra: Any = (), lengths: Any = None
+    ) -> torch.Tensor:
+        return cross_entropy(scores, targets)
+
+    def as_numbers(self, targets: torch.Tensor) -> torch.Tensor:
+        return one_hot(targets, self.outputs).to(torch.float32)
+
+    def calibrate(self, scores: torch.Tensor, targets: torch.Tensor, lengths: Any = None) -> None:
+        self.rescale(temperature(scores, targets))
+
+    def decide(self, scores: torch.Tensor, lengths: Any = None) -> Decisions:
+        probability = scores.softmax(-1).numpy()
+        return Decisions(probability.argmax(1), probability)
+
+    def answers(self, decisions: Decisions, *, scores: bool = False) -> list[dict[str, Any]]:
+        answers = []
+        for best, row in zip(decisions.predicted, decisions.scores, strict=True):
+            answer: dict[str, Any] = {"label": self.task.labels[best], "score": round(float(row[best]), 6)}
+            if scores:
+                answer["scores"] = probabilities(self.task.labels, row)
+            answers.append(answer)
+        return answers
+
+
+def temperature(scores: torch.Tensor, targets: torch.Tensor) -> float:
+    """The factor on the scores under which the targets are likeliest (Guo et al. 2017, 4.2: 1 / T)."""
+    if not len(targets):
+        return 1.0
+
+    def unlikely(log_factor: float) -> float:
+        return float(cross_entropy(scores * float(np.exp(log_factor)), targets))
+
+    return float(np.exp(minimize_scalar(unlikely, bounds=(-5.0, 5.0), method="bounded").x))
