@@ -18,7 +18,7 @@ FLOORS = (
     {"errors"},
     {"tasks", "backbone", "methods"},
     {"heads", "edits"},
-    {"model", "sharing", "training"},
+    {"model", "evaluation", "prediction", "saving", "sharing", "training"},
     {"merging", "attention.inspect", "attention.steer", "attention.designs", "attention", "cache", "compress"}
     | {"continual", "prompting", "data", "trust", "modalities", "routing"},
     {"report", "serve", "cli", "__main__", ""},  # "" is taskheads/__init__.py, the face

@@ -36,11 +36,22 @@ CONFIGS = {
     ),
     "mixtral": hf.MixtralConfig(**LLAMAISH, num_local_experts=3, num_experts_per_tok=2),
     "t5": hf.T5Config(
-        vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4, relative_attention_num_buckets=8
+        vocab_size=97,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=3,
+        num_heads=4,
+        relative_attention_num_buckets=8,
     ),
 }
 VIT = hf.ViTConfig(
-    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, image_size=8, patch_size=4
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    image_size=8,
+    patch_size=4,
 )
 DEBERTA = hf.DebertaV2Config(
     **BERTISH, relative_attention=True, pos_att_type=["p2c", "c2p"], type_vocab_size=0, position_buckets=8

@@ -39,9 +39,7 @@ def test_outputs_and_gradients_equal_the_plain_model(architecture: str) -> None:
     (ours * target).sum().backward()
     (theirs * target).sum().backward()
     compared = 0
-    for (name, mine), reference in zip(
-        backbone.model.named_parameters(), plain.parameters(), strict=True
-    ):
+    for (name, mine), reference in zip(backbone.model.named_parameters(), plain.parameters(), strict=True):
         if reference.grad is None:
             assert mine.grad is None or not mine.grad.any(), name
             continue
@@ -71,7 +69,9 @@ def test_vision_transformer_equals_the_plain_model() -> None:
     torch.testing.assert_close(ours["layers.1.output"], theirs.hidden_states[2].flatten(0, 1))
 
 
-def test_an_architecture_that_cannot_be_ragged_says_so_and_runs_padded(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_architecture_that_cannot_be_ragged_says_so_and_runs_padded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     plain = tiny(DEBERTA)
     backbone = Backbone(copy.deepcopy(plain))
     assert "DebertaV2Model" in backbone.why_padded

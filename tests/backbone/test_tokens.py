@@ -93,9 +93,7 @@ def test_windows_cover_a_long_row_with_every_word_once(kind: str, limit: int) ->
         windows = tokens.windows([row])[0]
         assert full.words is not None
         assert all(len(window) <= limit for window in windows)
-        found = [
-            window.ids[at] if at >= 0 else -1 for window in windows for at in np.asarray(window.words)
-        ]
+        found = [window.ids[at] if at >= 0 else -1 for window in windows for at in np.asarray(window.words)]
         assert found == [full.ids[at] if at >= 0 else -1 for at in full.words]
         if len(full) <= limit:
             assert len(windows) == 1

@@ -91,6 +91,13 @@ def test_a_pipe_that_closes_is_silent(write) -> None:
     assert process.wait() == 141
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*TASKHEADS, "methods", "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+
+
 def test_methods_as_json_and_as_a_table(run) -> None:
     cards = run("methods", "--json").json
     assert isinstance(cards, list)

@@ -30,22 +30,26 @@ class Guarded(TyperGroup):
             sys.stdout.flush()  # a pipe that is closed should be found out here, not after all guards
             return result
         except TaskheadsError as error:
-            _fail(f"error: {error}", USERS_TO_MEND)
+            _end(f"error: {error}", USERS_TO_MEND)
         except KeyboardInterrupt:
-            _fail("interrupted", INTERRUPTED)
+            _end("interrupted", INTERRUPTED)
         except BrokenPipeError:
-            # Python flushes stdout once more when it exits, and must not meet the closed pipe again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(PIPE_CLOSED) from None
+            _end("", PIPE_CLOSED)
         except OSError as error:
             if error.errno not in _REFUSALS:
                 raise
             place = f"{error.filename}: " if error.filename else ""
-            _fail(f"error: {place}{os.strerror(error.errno)}", USERS_TO_MEND)
+            _end(f"error: {place}{os.strerror(error.errno)}", USERS_TO_MEND)
 
 
-def _fail(line: str, code: int) -> NoReturn:
-    print(line, file=sys.stderr)
+def _end(line: str, code: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python flushes once more when it exits, and must not meet the closed pipe or the full disk again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if line:
+        print(line, file=sys.stderr)
     raise SystemExit(code)
 
 
