@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from taskheads.errors import DataError
-from taskheads.tasks.columns import column_facts, is_identifier, is_split
 from taskheads.tasks.guess import guess_tasks
+from taskheads.tasks.guess.columns import column_facts, is_identifier, is_split
 from taskheads.tasks.readers import read_table
 from taskheads.tasks.rows import Rows
 

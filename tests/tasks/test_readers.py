@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from taskheads.errors import DataError
-from taskheads.tasks.delimited import infer
 from taskheads.tasks.readers import read_table
+from taskheads.tasks.readers.delimited import infer
 
 ROWS = [
     {"text": 'say "hi",\nthere;\tnow', "label": "a", "n": 1, "x": 0.5},

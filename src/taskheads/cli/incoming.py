@@ -151,7 +151,7 @@ _READERS = {Format.jsonl: _json_lines, Format.text: _texts}
 
 def _delimited(path: Path, lines: Lines, words: Collection[str]) -> Iterator[tuple[int, Row]]:
     """Cells are texts, whatever they look like; an empty one is nothing."""
-    from taskheads.tasks.delimited import infer
+    from taskheads.tasks.readers.delimited import infer
 
     lines = iter(lines)
     first = next(lines, (1, ""))

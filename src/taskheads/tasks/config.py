@@ -25,7 +25,7 @@ import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from taskheads.errors import ConfigError
-from taskheads.tasks.names import SPLIT_NAMES
+from taskheads.tasks.guess.names import SPLIT_NAMES
 from taskheads.tasks.suggest import did_you_mean, listed
 from taskheads.tasks.task import KINDS
 from taskheads.tasks.yaml_file import Lines, load_yaml

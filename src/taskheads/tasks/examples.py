@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskheads.tasks.columns import is_missing
+from taskheads.tasks.guess.columns import is_missing
 from taskheads.tasks.rows import Rows
 from taskheads.tasks.table import Table
 from taskheads.tasks.targets import convert_targets, has_label, type_name

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskheads.errors import DataError
-from taskheads.tasks.arrow import is_dataset_folder, read_dataset_folder, read_hub_dataset
-from taskheads.tasks.names import SPLIT_NAMES
+from taskheads.tasks.guess.names import SPLIT_NAMES
 from taskheads.tasks.readers import READERS, looks_like_hub_name, missing, read_table
+from taskheads.tasks.readers.arrow import is_dataset_folder, read_dataset_folder, read_hub_dataset
 from taskheads.tasks.rows import Rows
 from taskheads.tasks.suggest import listed
 from taskheads.tasks.table import Table

@@ -10,9 +10,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from taskheads.errors import ConfigError, DataError
-from taskheads.tasks.columns import column_facts, is_split
 from taskheads.tasks.guess import Guess
-from taskheads.tasks.names import SPLIT_NAMES
+from taskheads.tasks.guess.columns import column_facts, is_split
+from taskheads.tasks.guess.names import SPLIT_NAMES
 from taskheads.tasks.rows import Rows
 from taskheads.tasks.suggest import listed
 from taskheads.tasks.targets import has_label, is_similarity

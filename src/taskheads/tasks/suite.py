@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from taskheads.errors import ConfigError
 from taskheads.tasks.build import build_task
 from taskheads.tasks.guess import Guess, guess_tasks
-from taskheads.tasks.names import SPLIT_NAMES
+from taskheads.tasks.guess.names import SPLIT_NAMES
 from taskheads.tasks.rows import Rows
 from taskheads.tasks.sources import Library, Source
 from taskheads.tasks.splits import split_rows

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from taskheads.tasks.columns import is_missing, number_slips
+from taskheads.tasks.guess.columns import is_missing, number_slips
 from taskheads.tasks.rows import Rows
 
 _TYPES = {str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list"}

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from taskheads.errors import ConfigError, DataError
-from taskheads.tasks.encoding import read_utf8
+from taskheads.tasks.readers.encoding import read_utf8
 
 Lines = dict[tuple[Any, ...], int]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taskheads.errors import DataError
-from taskheads.tasks.columns import Column, column_facts, is_identifier, is_split
-from taskheads.tasks.inputs import find_inputs, find_layers, find_words
-from taskheads.tasks.names import GENERIC_LABELS, LABELS, ORIGINS, UNORDERED, plain
+from taskheads.tasks.guess.columns import Column, column_facts, is_identifier, is_split
+from taskheads.tasks.guess.inputs import find_inputs, find_layers, find_words
+from taskheads.tasks.guess.names import GENERIC_LABELS, LABELS, ORIGINS, UNORDERED, plain
 from taskheads.tasks.rows import Rows
 from taskheads.tasks.suggest import listed
 

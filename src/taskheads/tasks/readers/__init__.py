@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from taskheads.errors import DataError
-from taskheads.tasks import arrow, conll, delimited, json_files
+from taskheads.tasks.readers import arrow, conll, delimited, json_files
 from taskheads.tasks.suggest import did_you_mean, listed
 from taskheads.tasks.table import Table
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from taskheads.tasks.columns import Column
-from taskheads.tasks.names import ORIGINS, PAIRS, STRONG_TEXTS, TAGS, TEXTS, WORDS, plain
+from taskheads.tasks.guess.columns import Column
+from taskheads.tasks.guess.names import ORIGINS, PAIRS, STRONG_TEXTS, TAGS, TEXTS, WORDS, plain
 from taskheads.tasks.rows import Rows
 from taskheads.tasks.suggest import listed
 

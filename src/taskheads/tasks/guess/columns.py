@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from taskheads.tasks.names import SPLIT_NAMES
+from taskheads.tasks.guess.names import SPLIT_NAMES
 from taskheads.tasks.rows import Rows
 
 Shape = Literal["text", "int", "float", "bool", "texts", "ints", "empty", "other"]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from taskheads.errors import DataError
-from taskheads.tasks.encoding import read_utf8
+from taskheads.tasks.readers.encoding import read_utf8
 from taskheads.tasks.table import Table
 
 _CONLLU = ("id", "tokens", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taskheads.errors import DataError
-from taskheads.tasks.encoding import read_utf8
+from taskheads.tasks.readers.encoding import read_utf8
 from taskheads.tasks.suggest import listed
 from taskheads.tasks.table import Table
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from taskheads.errors import DataError
-from taskheads.tasks.encoding import read_utf8
+from taskheads.tasks.readers.encoding import read_utf8
 from taskheads.tasks.table import Table
 
 # A leading zero or a plus marks a code (007, +49 …), which a number would not give back as it was.
