@@ -27,11 +27,6 @@ $(DEMO)/data/tasks.yaml: $(READY) $(wildcard demo/*.py)
 
 demo: $(DEMO)/data/tasks.yaml
 	$(BIN)/taskheads fit $(DEMO)/data/tasks.yaml --out $(DEMO)/model
-	@echo
-	@echo 'The model is in $(DEMO)/model, its data in $(DEMO)/data. What to type next:'
-	@echo
-	@echo '  $(BIN)/taskheads evaluate $(DEMO)/model'
-	@echo '  $(BIN)/taskheads predict $(DEMO)/model --input $(DEMO)/data/docs.jsonl | head'
 	@echo '  $(BIN)/taskheads check $(DEMO)/data/tasks.yaml'
 	@echo '  $(BIN)/taskheads fit your_file.csv --out runs/first'
 

@@ -52,28 +52,34 @@ def score(
 ) -> Score:
     """Judge decisions on labelled rows. `baseline` are the decisions to stand beside them, or None."""
     task, metric = head.task, head.metric
-    truth = judged(head, examples, made)
-    value = interval(metric, *truth, seed=seed)
-    beside = None if baseline is None else metric.compute(*judged(head, examples, baseline))
-    others = {m.name: m.compute(*truth) for m in metrics_of(head.kind) if m.name != metric.name}
+    truth = truth_of(head, examples)
+    found = judged(head, truth, made)
+    value = interval(metric, *found, seed=seed)
+    beside = None if baseline is None else metric.compute(*judged(head, truth, baseline))
+    others = {m.name: m.compute(*found) for m in metrics_of(head.kind) if m.name != metric.name}
     return Score(
         task.name, task.kind, metric.name, value.value, value.low, value.high, len(examples), beside, others
     )
 
 
-def judged(head: Head, examples: Examples, made: Decisions) -> tuple[Any, Any, Any]:
-    """(truth, predicted, scores) as the metrics take them."""
+def truth_of(head: Head, examples: Examples) -> Any:
+    """What decisions about these rows are judged by."""
     if isinstance(head, EmbedHead):
-        truth, ranks = retrieval(made, *examples.inputs)
-        return truth, None, ranks
-    if isinstance(head, TagHead):
-        return examples.targets, made.predicted, None
-    return encode(head.task, examples), made.predicted, made.scores
+        return examples.inputs
+    return examples.targets if isinstance(head, TagHead) else encode(head.task, examples)
 
 
-def utility(head: Head, examples: Examples, made: Decisions) -> float:
-    """The task's metric on these rows, with its sign turned where lower is better."""
-    return head.metric.utility(head.metric.compute(*judged(head, examples, made)))
+def judged(head: Head, truth: Any, made: Decisions) -> tuple[Any, Any, Any]:
+    """(truth, predicted, scores) as the metrics take them, from `truth_of`."""
+    if isinstance(head, EmbedHead):
+        relevant, ranks = retrieval(made, *truth)
+        return relevant, None, ranks
+    return truth, made.predicted, made.scores
+
+
+def metric_value(head: Head, truth: Any, made: Decisions) -> float:
+    """The task's metric, on rows with this `truth_of`."""
+    return head.metric.compute(*judged(head, truth, made))
 
 
 def commonest(task: Task, targets: Sequence[Any]) -> Any:

@@ -111,6 +111,8 @@ class Model:
 
         Raises ConfigError or DataError where that data has none of the model's tasks, or cannot be read.
         """
+        if source is None and not self.card["sources"]:
+            raise ConfigError("the model does not know where its data was: say which data to evaluate it on")
         if isinstance(source, Suite):
             suites = [source]
         else:
@@ -139,7 +141,7 @@ class Model:
             if beside is None:
                 first, second = (features.read(each, COSINE, examples) for each in compared(head.task))
                 beside = by_cosine(head.task, first, second)
-            found.append(score(head, examples, made, beside))
+            found.append(score(head, examples, made, beside, self.card["seed"]))
         return found
 
     def _features(

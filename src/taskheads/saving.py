@@ -1,12 +1,13 @@
 """The folder of a saved model: safetensors and JSON, each file with its checksum, nothing to unpickle.
 
-    taskheads.json            the manifest: schema version, backbone, tasks, and every file's size and SHA-256
-    card.json                 the data card: columns, labels, counts, scores
+    taskheads.json            the manifest: schema version, backbone, tasks, every file's size and SHA-256;
+                              and the data card: columns, labels, counts, scores
     backbone/                 weights, configuration and tokenizer, as Hugging Face writes them
     heads/NAME-HASH.safetensors
 
-The manifest is what makes a folder a model, and it is replaced in one step, last. So a write that is cut off
-leaves the old model, or none.
+The manifest is what makes a folder a model. All other files of a model stand beside those of the one that
+was there before, under names of their own (another backbone is `backbone-RANDOM/`), until the manifest is
+replaced, in one step. So a write that is cut off at any point leaves the old model as it was, or none.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from taskheads.backbone.backbone import Backbone
@@ -34,7 +36,7 @@ from taskheads.tasks.task import Task
 
 SCHEMA = 1
 MANIFEST = "taskheads.json"
-_CARD = "card.json"
+_HASH = "HASH"
 _AGAIN = "fit the model again, or copy the folder again from where it is whole"
 
 
@@ -46,14 +48,13 @@ def save(folder: str | Path, backbone: Backbone, heads: dict[str, Head], card: d
     """
     folder = Path(folder)
     check_writable(folder)
-    known = _manifest(folder) if (folder / MANIFEST).exists() else None
     try:
-        if known is not None and known["backbone"]["fingerprint"] == backbone.fingerprint:
-            _replace(folder, _written(folder, backbone, heads, card, known))
+        if (folder / MANIFEST).exists():
+            _write(folder, backbone, heads, card)
         else:
-            _write_anew(folder, backbone, heads, card)
-    except OSError as error:
-        raise ModelError(f"the model cannot be saved to {folder}: {error.strerror or error}") from error
+            _write_new(folder, backbone, heads, card)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the model cannot be saved to {folder}: {_reason(error)}") from error
 
 
 def load(folder: str | Path) -> tuple[Backbone, dict[str, Head], dict[str, Any]]:
@@ -67,18 +68,22 @@ def load(folder: str | Path) -> tuple[Backbone, dict[str, Head], dict[str, Any]]
         raise ModelError(f"there is no model folder {folder}")
     if not (folder / MANIFEST).exists():
         raise ModelError(f"{folder} is not a taskheads model: it has no {MANIFEST}")
-    manifest = _manifest(folder)
-    for name, facts in manifest["files"].items():
-        _check(folder, name, facts)
-    backbone = Backbone.load(folder / "backbone", limit=manifest["backbone"]["limit"])
-    backbone.name = manifest["backbone"]["name"]
+    try:
+        manifest = _manifest(folder)
+        for name, facts in manifest["files"].items():
+            _check(folder, name, facts)
+    except OSError as error:
+        raise ModelError(f"the model in {folder} cannot be read: {_reason(error)}") from error
+    about = manifest["backbone"]
+    backbone = Backbone.load(folder / about["folder"], limit=about["limit"])
+    backbone.name = about["name"]
     heads = {}
     for name, facts in manifest["tasks"].items():
         task = Task.from_json(facts["task"])
         head = head_for(task)(task, [Read.parse(read) for read in facts["reads"]], backbone.width)
         head.load_state_dict(load_file(folder / facts["file"]))
         heads[name] = head.eval()
-    return backbone, heads, json.loads((folder / _CARD).read_text(encoding="utf-8"))
+    return backbone, heads, manifest["card"]
 
 
 def check_writable(folder: Path) -> None:
@@ -89,93 +94,124 @@ def check_writable(folder: Path) -> None:
         raise ModelError(f"{folder} holds files that are no taskheads model; choose another folder")
 
 
-def _write_anew(folder: Path, backbone: Backbone, heads: dict[str, Head], card: dict[str, Any]) -> None:
+def _write_new(folder: Path, backbone: Backbone, heads: dict[str, Head], card: dict[str, Any]) -> None:
+    """Write a folder under another name, then give it its own."""
+    folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     begun = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
         begun.chmod(0o755)
-        backbone.save(begun / "backbone")
-        _replace(begun, _written(begun, backbone, heads, card, None))
-        if folder.exists():
-            retired = begun.with_suffix(".retired")
-            os.replace(folder, retired)
-            os.replace(begun, folder)
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            os.replace(begun, folder)
+        _write(begun, backbone, heads, card)
+        os.replace(begun, folder)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
 
 
-def _written(
-    folder: Path, backbone: Backbone, heads: dict[str, Head], card: dict[str, Any], known: dict | None
-) -> dict[str, Any]:
-    """Write all files but the manifest beside what is there, and return the manifest that names them."""
-    (folder / "heads").mkdir(exist_ok=True)
-    tasks: dict[str, Any] = {}
-    files: dict[str, Any] = {}
-    if known is None:
-        for part in sorted((folder / "backbone").rglob("*")):
-            if part.is_file():
-                files[part.relative_to(folder).as_posix()] = _facts(part)
-    else:
-        files = {name: facts for name, facts in known["files"].items() if name.startswith("backbone/")}
-    for name, head in heads.items():
-        path = _put(folder, f"heads/{_slug(name)}", ".safetensors", partial(save_file, _tensors(head)))
-        files[path] = _facts(folder / path)
-        tasks[name] = {
-            "task": head.task.to_json(),
-            "reads": [str(read) for read in head.reads],
-            "file": path,
+def _write(folder: Path, backbone: Backbone, heads: dict[str, Head], card: dict[str, Any]) -> None:
+    """Write all files beside what is there, then the manifest, then drop what it does not name."""
+    try:
+        where, files = _backbone_in(folder, backbone)
+        (folder / "heads").mkdir(exist_ok=True)
+        tasks = {}
+        for name, head in heads.items():
+            path = folder / "heads" / f"{_slug(name)}-{_HASH}.safetensors"
+            path = _replace(path, partial(save_file, _tensors(head)))
+            file = path.relative_to(folder).as_posix()
+            reads = [str(read) for read in head.reads]
+            tasks[name] = {"task": head.task.to_json(), "reads": reads, "file": file}
+            files[file] = _facts(path)
+        manifest = {
+            "schema": SCHEMA,
+            "taskheads": importlib.metadata.version("taskheads"),
+            "backbone": {
+                "name": backbone.name,
+                "folder": where,
+                "fingerprint": backbone.fingerprint,
+                "limit": backbone.limit,
+            },
+            "tasks": tasks,
+            "card": card,
+            "files": files,
         }
-    text = json.dumps(card, indent=1, ensure_ascii=False)
-    _put(folder, "card", ".json", lambda to: Path(to).write_text(text, encoding="utf-8"), exactly=_CARD)
-    files[_CARD] = _facts(folder / _CARD)
-    about = {"name": backbone.name, "fingerprint": backbone.fingerprint, "limit": backbone.limit}
-    return {
-        "schema": SCHEMA,
-        "taskheads": importlib.metadata.version("taskheads"),
-        "backbone": about,
-        "tasks": tasks,
-        "files": files,
-    }
+        text = json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=1, ensure_ascii=False)
+        _replace(folder / MANIFEST, lambda to: to.write_text(text, encoding="utf-8", newline="\n"))
+    finally:
+        _drop_unnamed(folder)
 
 
-def _replace(folder: Path, manifest: dict[str, Any]) -> None:
-    text = json.dumps(manifest, indent=1, ensure_ascii=False)
-    _put(
-        folder, "manifest", ".json", lambda to: Path(to).write_text(text, encoding="utf-8"), exactly=MANIFEST
-    )
-    for path in (folder / "heads").iterdir():
-        if f"heads/{path.name}" not in manifest["files"]:
+def _backbone_in(folder: Path, backbone: Backbone) -> tuple[str, dict[str, Any]]:
+    """Where the folder has this backbone, written if need be, and the facts of its files."""
+    try:
+        manifest = _manifest(folder)
+        where = manifest["backbone"]["folder"]
+        files = {name: facts for name, facts in manifest["files"].items() if name.startswith(f"{where}/")}
+        for name, facts in files.items():
+            _check(folder, name, facts)
+        if manifest["backbone"]["fingerprint"] == backbone.fingerprint:
+            return where, files
+    except (ModelError, FileNotFoundError):
+        pass  # a new folder, or a model that is no longer whole: it is written anew
+    to = folder / "backbone"
+    if to.exists():
+        to = Path(tempfile.mkdtemp(prefix="backbone-", dir=folder))
+        to.chmod(0o755)
+    try:
+        backbone.save(to)
+    except (OSError, SafetensorError):
+        raise
+    except Exception as error:  # so tokenizers reports a full disk
+        raise OSError(str(error)) from error
+    written = (path for path in sorted(to.rglob("*")) if path.is_file())
+    return to.name, {path.relative_to(folder).as_posix(): _facts(path) for path in written}
+
+
+def _drop_unnamed(folder: Path) -> None:
+    """Delete backbones and heads that the manifest does not name; other files are the user's."""
+    try:
+        named = _manifest(folder)["files"]
+    except (ModelError, FileNotFoundError):
+        return
+    backbones = {name.partition("/")[0] for name in named}
+    for path in [*folder.glob("backbone"), *folder.glob("backbone-????????")]:
+        if path.is_dir() and path.name not in backbones:
+            shutil.rmtree(path)
+    for path in [*folder.glob("heads/*.safetensors"), *folder.rglob("begun.partial")]:
+        if path.relative_to(folder).as_posix() not in named:
             path.unlink()
 
 
-def _put(
-    folder: Path, stem: str, suffix: str, write: Callable[[str], Any], *, exactly: str | None = None
-) -> str:
-    """Write a file under another name, then give it its own: `exactly`, or stem and content hash."""
-    temporary = folder / f"{stem}.partial"
+def _replace(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write a file under another name, then give it its own, in which `HASH` stands for its content's."""
+    temporary = path.with_name("begun.partial")
     try:
-        write(str(temporary))
-        name = exactly or f"{stem}-{_facts(temporary)['sha256'][:12]}{suffix}"
-        os.replace(temporary, folder / name)
+        write(temporary)
+        path = path.with_name(path.name.replace(_HASH, _facts(temporary)["sha256"][:12]))
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return name
+    return path
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / MANIFEST} is damaged and cannot be read; {_AGAIN}") from error
+        raise ModelError(f"{path} is damaged and cannot be read; {_AGAIN}") from error
     if schema != SCHEMA:
         raise ModelError(
-            f"{folder} is in version {schema!r} of the model format; this release reads version {SCHEMA}"
+            f"{path} is in version {schema!r} of the model format; this release reads version {SCHEMA}"
         )
+    if manifest.pop("checksum", None) != _checksum(manifest):
+        raise ModelError(f"{path} was altered: its checksum is not the one it was saved with; {_AGAIN}")
     return manifest
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    # As it will be read: keys that are no texts become texts, and may then stand in another order.
+    text = json.dumps(json.loads(json.dumps(manifest)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check(folder: Path, name: str, facts: dict[str, Any]) -> None:
@@ -201,3 +237,7 @@ def _tensors(head: Head) -> dict[str, torch.Tensor]:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60]
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -55,11 +55,11 @@ def vectors(values: torch.Tensor | Words) -> torch.Tensor:
     [("bert", "wordpiece"), ("gpt2", "byte_level"), ("t5", "unigram"), ("deberta", "wordpiece")],
 )
 def test_features_are_those_of_each_item_alone(architecture: str, kind: str) -> None:
-    backbone = backbone_of(architecture, kind)
+    backbone = backbone_of(architecture, kind, limit=40)
     tokens = backbone.tokens
     assert tokens is not None
     reads = [A, B, LAST]
-    singles, pairs, rows = texts(23), list(zip(texts(9, 1), texts(9, 2), strict=True)), sentences(17)
+    singles, pairs, rows = texts(23), list(zip(texts(9, 1), texts(9, 2), strict=True)), sentences(17, 4)
     encoded = {
         "text": tokens.texts(singles),
         "pair": tokens.pairs(*zip(*pairs, strict=True)),
@@ -172,7 +172,7 @@ def test_what_cannot_be_read_is_said_before_anything_runs() -> None:
     backbone = backbone_of()
     with pytest.raises(BackboneError, match="output:words reads words, but the input is of the form 'text'"):
         extract(backbone, "text", ["fox"], [WORDS])
-    with pytest.raises(BackboneError, match="no site 'layers.7.output'"):
+    with pytest.raises(BackboneError, match=r"no site 'layers\.7\.output'"):
         extract(backbone, "text", ["fox"], [Read("layers.7.output", "mean")])
     with pytest.raises(BackboneError, match="'image' is not a form of input"):
         extract(backbone, "image", ["fox"], [A])  # type: ignore[arg-type]

@@ -94,7 +94,9 @@ def test_a_pipe_that_closes_is_silent(write) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_behind_stdout_is_one_line() -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*TASKHEADS, "methods", "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [*TASKHEADS, "methods", "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
 
 

@@ -71,6 +71,9 @@ def test_scores_stay_a_line_a_task_however_narrow(width: int) -> None:
 def test_reads_are_said_shortly() -> None:
     reads = ["output:mean", "layers.4.output:mean", "layers.0.output:mean", "embeddings:mean"]
     assert short_reads(reads) == "embeddings, layers 0 4, last; mean"
+    every = [f"layers.{k}.output:mean" for k in (4, 0, 1, 2, 3, 6, 7)]
+    assert short_reads(every) == "layers 0-4 6 7; mean"
+    assert short_reads(["layers.2.output:mean"]) == "layer 2; mean"
     assert short_reads(["output:words"]) == "last; words"
     assert (
         short_reads(["layers.2.mlp.hidden:last", "output:mean"]) == "layers.2.mlp.hidden; last / last; mean"

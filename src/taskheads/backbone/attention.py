@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
-from taskheads.backbone.ragged import RaggedBatch
+from taskheads.backbone.ragged import Group, RaggedBatch
 from taskheads.errors import BackboneError
 
 NAME = "taskheads"
@@ -37,8 +37,7 @@ class Attention:
         model made them; returns the three to be used. None leaves them alone.
     after: called with (layer, output), the attention heads' outputs before the output projection
         [..., tokens, attention heads, head width]; returns the tensor to be used.
-    calls: how often attention was reached so far, which is the number of the layer.
-    modules: the modules that called, in order.
+    modules: the modules that called so far; how many there are is the number of the layer that calls next.
     """
 
     batch: RaggedBatch | None
@@ -63,6 +62,11 @@ def attending(attention: Attention) -> Iterator[Attention]:
         yield attention
     finally:
         _current.attention = outer
+
+
+def current_batch() -> RaggedBatch | None:
+    """The ragged batch that this thread is running, if any."""
+    return None if _current.attention is None else _current.attention.batch
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def _attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | RowMask | None,
+    attention_mask: Any,
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs: Any,
@@ -162,12 +166,10 @@ def _attend_within_rows(
         bias = None if mask is None or is_causal else mask.dense(group.length, query.device)
         if position_bias is not None:
             bias = _with_bias(position_bias[:, :, : group.length, : group.length], bias, is_causal)
-        blocks = (
-            each[group.start : group.stop].unflatten(0, (group.count, group.length)).transpose(1, 2)
-            for each in (query, key, value)
-        )
         block = scaled_dot_product_attention(
-            *blocks,
+            _block(query, group),
+            _block(key, group),
+            _block(value, group),
             attn_mask=bias,
             dropout_p=dropout,
             is_causal=is_causal and bias is None,
@@ -179,6 +181,11 @@ def _attend_within_rows(
     if order is not None:
         output = torch.empty_like(output).index_copy(0, order, output)
     return output.unsqueeze(0)
+
+
+def _block(tokens: torch.Tensor, group: Group) -> torch.Tensor:
+    """[N, H, d] → the rows of a group, [rows, H, length, d]; a view."""
+    return tokens[group.start : group.stop].unflatten(0, (group.count, group.length)).transpose(1, 2)
 
 
 def _with_bias(bias: torch.Tensor, allowed: torch.Tensor | None, causal: bool) -> torch.Tensor:

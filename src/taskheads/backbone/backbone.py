@@ -67,20 +67,22 @@ class Backbone:
 
         No code from a model repository is run. Raises BackboneError, in one sentence, when it is not there.
         """
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
         source = _source(str(name))
         try:
             with _without_bars():
                 config = AutoConfig.from_pretrained(source)
-                model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
+                # Of an encoder-decoder the encoder alone, as a class that can be saved and loaded again.
+                saved_alone = any(name.endswith("EncoderModel") for name in config.architectures or ())
+                encoder_only = config.is_encoder_decoder or saved_alone
+                auto = AutoModelForTextEncoding if encoder_only else AutoModel
+                model = auto.from_pretrained(source, config=config, dtype=torch.float32)
                 vision = model.main_input_name == "pixel_values"
                 tokenizer = None if vision else AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BackboneError(f"the backbone {str(name)!r} cannot be loaded: {reason}") from error
-        if config.is_encoder_decoder:
-            model = model.get_encoder()
         return cls(model, tokenizer, name=str(name), limit=limit)
 
     def save(self, folder: str | Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
 
-from taskheads.backbone.ragged import Encoded, RaggedBatch, spans
-from taskheads.backbone.reads import Read, pool
+from taskheads.backbone.computing import Pieces, Progress, Table, compute
+from taskheads.backbone.ragged import Encoded
+from taskheads.backbone.reads import Read
 from taskheads.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Form = Literal["text", "pair", "words"]
 Item = str | tuple[str, str] | Sequence[str]
-Progress = Callable[[int, int], None]
 
 # What is computed is handed to the cache in portions of this size, so that a kill loses little.
 _PORTION_BYTES = 32 << 20
@@ -71,33 +70,48 @@ def extract(
     """
     reads = list(dict.fromkeys(reads))
     _check(backbone, form, reads)
+    if not reads:
+        return {}
     distinct, row_of_item = _distinct(form, items)
-    sizes = np.asarray([len(row) if form == "words" else 0 for row in distinct], np.int64)
-    tables = [_Table.empty(read, backbone.width_of(read.site), sizes) for read in reads]
-    missing = np.full(len(distinct), bool(reads))
-    keys = np.empty((0, 16), np.uint8)
-    if cache is not None and len(distinct):
-        keys = _keys(form, distinct)
-        for table in tables:
-            found = cache.load(
-                backbone.fingerprint, table.read, keys, table.values, table.starts, table.sizes
-            )
-            table.missing = ~found
-        missing = np.any([table.missing for table in tables], axis=0) if tables else missing
-    wanted = np.flatnonzero(missing)
+    words = np.asarray([len(row) if form == "words" else 0 for row in distinct], np.int64)
+    tables = [Table.empty(read, backbone.width_of(read.site), words) for read in reads]
+    kept = None if cache is None else _Kept(cache, backbone.fingerprint, _keys(form, distinct))
+    if kept is not None:
+        kept.load(tables)
+    wanted = np.flatnonzero(np.any([table.missing for table in tables], axis=0))
     if len(wanted):
         every_word = any(read.of_words for read in reads)
-        pieces = _Pieces.of(backbone, form, [distinct[row] for row in wanted], wanted, every_word)
-        finished = _compute(backbone, pieces, tables, budget or _budget(backbone), progress)
+        windows = _windows(backbone, form, [distinct[row] for row in wanted], every_word)
         bytes_of_row = np.max([table.bytes_of_row for table in tables], axis=0)
+        finished = compute(backbone, Pieces.of(windows, wanted), tables, budget, progress)
         for rows in _in_portions(finished, bytes_of_row):
-            if cache is None:
-                continue
-            for table in tables:
-                mine = rows[table.missing[rows]]
-                values = table.values[table.at(mine)]
-                cache.save(backbone.fingerprint, table.read, keys[mine], values, table.sizes[mine])
-    return {table.read: table.of_items(row_of_item) for table in tables}
+            if kept is not None:
+                kept.save(tables, rows)
+    found = {table.read: table.of_rows(row_of_item) for table in tables}
+    lengths = words[row_of_item].tolist()
+    return {read: Words(values, lengths) if read.of_words else values for read, values in found.items()}
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The part of a cache that belongs to some items, `keys` saying what they contain."""
+
+    cache: FeatureCache
+    fingerprint: str
+    keys: np.ndarray
+
+    def load(self, tables: list[Table]) -> None:
+        for table in tables:
+            found = self.cache.load(
+                self.fingerprint, table.read, self.keys, table.values, table.starts, table.sizes
+            )
+            table.missing = ~found
+
+    def save(self, tables: list[Table], rows: np.ndarray) -> None:
+        for table in tables:
+            mine = rows[table.missing[rows]]
+            values = table.values[table.at(mine)]
+            self.cache.save(self.fingerprint, table.read, self.keys[mine], values, table.sizes[mine])
 
 
 def _check(backbone: Backbone, form: str, reads: list[Read]) -> None:
@@ -136,131 +150,15 @@ def _keys(form: str, items: Sequence[Item]) -> np.ndarray:
     return np.frombuffer(b"".join(map(key, items)), np.uint8).reshape(-1, 16)
 
 
-def _budget(backbone: Backbone) -> int:
-    return 4096 if backbone.device.type == "cpu" else 65536
-
-
-@dataclass
-class _Table:
-    """The vectors of one read: row r has `sizes[r]` of them (1 if pooled), from `values[starts[r]]` on."""
-
-    read: Read
-    values: torch.Tensor
-    starts: np.ndarray
-    sizes: np.ndarray
-    missing: np.ndarray
-
-    @classmethod
-    def empty(cls, read: Read, width: int, words: np.ndarray) -> _Table:
-        sizes = words if read.of_words else np.ones_like(words)
-        starts = np.cumsum(sizes) - sizes
-        return cls(read, torch.zeros(int(sizes.sum()), width), starts, sizes, np.ones(len(sizes), bool))
-
-    @property
-    def bytes_of_row(self) -> np.ndarray:
-        return self.sizes * (4 * self.values.shape[1])
-
-    def at(self, rows: np.ndarray) -> torch.Tensor:
-        """Where the vectors of `rows` stand in `values`."""
-        return torch.from_numpy(spans(self.starts[rows], self.sizes[rows]))
-
-    def of_items(self, row_of_item: np.ndarray) -> torch.Tensor | Words:
-        in_order = np.array_equal(row_of_item, np.arange(len(self.sizes)))
-        values = self.values if in_order else self.values[self.at(row_of_item)]
-        return Words(values, self.sizes[row_of_item].tolist()) if self.read.of_words else values
-
-
-@dataclass
-class _Pieces:
-    """What is fed to the model: the first window of every row, then the further windows of long rows.
-
-    Attributes
-    ----------
-    encoded: the windows; the first `firsts` of them are the first of their row.
-    row: the row that each window belongs to.
-    word: how many of the row's words stand in windows before it.
-    """
-
-    encoded: list[Encoded]
-    row: np.ndarray
-    word: np.ndarray
-    firsts: int
-
-    @classmethod
-    def of(cls, backbone: Backbone, form: Form, items: list, rows: np.ndarray, every_word: bool) -> _Pieces:
-        tokens = backbone.tokens
-        assert tokens is not None
-        if form == "words":
-            windows = tokens.windows(items)
-        else:
-            rows_ = tokens.texts(items) if form == "text" else tokens.pairs(*zip(*items, strict=True))
-            windows = [[row] for row in rows_]
-        firsts = [row[0] for row in windows]
-        further = [
-            (number, before, window)
-            for number, row in enumerate(windows if every_word else ())
-            for before, window in zip(_counted(row), row[1:], strict=True)
-        ]
-        return cls(
-            firsts + [window for _, _, window in further],
-            np.concatenate([rows, rows[[number for number, _, _ in further]]]),
-            np.asarray([0] * len(firsts) + [before for _, before, _ in further]),
-            len(firsts),
-        )
-
-
-def _counted(windows: list[Encoded]) -> Iterator[int]:
-    """How many words stand before each window but the first."""
-    return itertools.accumulate(window.n_words for window in windows[:-1])
-
-
-def _compute(
-    backbone: Backbone, pieces: _Pieces, tables: list[_Table], budget: int, progress: Progress | None
-) -> Iterator[np.ndarray]:
-    """Fill the tables; after each batch, the rows that are finished."""
-    lengths = np.asarray([len(piece) for piece in pieces.encoded])
-    total, done = int(lengths.sum()), 0
-    # The model is not asked about rows without a token: they have their zeros.
-    yield pieces.row[lengths == 0]
-    left = np.bincount(pieces.row[lengths > 0])
-    numbers = np.flatnonzero(lengths)
-    further = numbers >= pieces.firsts
-    # Further windows are batched apart, so that reads which do not need them see the same batches.
-    for some, first in ((numbers[~further], True), (numbers[further], False)):
-        for batch in backbone.batches([pieces.encoded[number] for number in some], budget):
-            at = some[batch.rows]
-            _read(
-                backbone,
-                batch,
-                [t for t in tables if first or t.read.of_words],
-                pieces.row[at],
-                pieces.word[at],
-            )
-            np.subtract.at(left, pieces.row[at], 1)
-            done += len(batch.ids)
-            if progress is not None:
-                progress(done, total)
-            yield pieces.row[at][left[pieces.row[at]] == 0]
-
-
-def _read(
-    backbone: Backbone, batch: RaggedBatch, tables: list[_Table], rows: np.ndarray, word: np.ndarray
-) -> None:
-    """Run one batch and write its vectors, `word` being how far into their row each row's words start."""
-    with torch.inference_mode():
-        found = backbone.run(batch, list({table.read.site for table in tables}))
-        for table in tables:
-            values = pool(found[table.read.site], batch, table.read.pooling).to("cpu", torch.float32)
-            if table.read.of_words:
-                sizes = np.asarray([0 if row is None else len(row) for row in batch.words])
-            else:
-                sizes = np.ones_like(rows)
-            at = spans(table.starts[rows] + word * table.read.of_words, sizes)
-            # What the cache held stays as it is, to the last bit.
-            wanted = np.repeat(table.missing[rows], sizes)
-            if not wanted.all():
-                at, values = at[wanted], values[torch.from_numpy(wanted)]
-            table.values.index_copy_(0, torch.from_numpy(at), values)
+def _windows(backbone: Backbone, form: Form, items: list, every_word: bool) -> list[list[Encoded]]:
+    """The token ids of each item: all windows of a row of words where `every_word` counts, else the first."""
+    tokens = backbone.tokens
+    assert tokens is not None
+    if form == "words":
+        windows = tokens.windows(items)
+        return windows if every_word else [row[:1] for row in windows]
+    rows = tokens.texts(items) if form == "text" else tokens.pairs(*zip(*items, strict=True))
+    return [[row] for row in rows]
 
 
 def _in_portions(finished: Iterable[np.ndarray], bytes_of_row: np.ndarray) -> Iterator[np.ndarray]:

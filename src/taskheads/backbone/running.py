@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from taskheads.backbone.attention import Attention, attending
+from taskheads.backbone.attention import Attention, attending, current_batch
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.backbone.sites import Layout, layer_of
 
@@ -38,7 +39,7 @@ class Pass:
     """One forward pass: which sites are read, which are changed, and how the batch is laid out.
 
     Tensors at a site are handed to edits and to the reader as [N, ...], N counting the tokens of all rows
-    end to end, whether the pass is ragged or padded.
+    end to end, whether the pass is ragged or padded. Passes of one model may run in several threads at once.
     """
 
     def __init__(self, layout: Layout, read: Sequence[str], edits: Mapping[str, Edit]) -> None:
@@ -48,6 +49,7 @@ class Pass:
         self.edits = edits
         self.found: dict[str, torch.Tensor] = {}
         self.kept: torch.Tensor | None = None
+        self._thread = threading.get_ident()
         self._last = max((layer_of(site) for site in read), default=10**9)
 
     def run(self, model: nn.Module, batch: Batch, *, ragged: bool) -> dict[str, torch.Tensor]:
@@ -60,7 +62,7 @@ class Pass:
         with ExitStack() as stack:
             stack.enter_context(attending(attention))
             if ragged:
-                stack.enter_context(_short_relative_bias(model, batch))
+                stack.enter_context(_ShortBias.of(model))
             for handle in self._hooks(touched):
                 stack.callback(handle.remove)
             try:
@@ -70,7 +72,7 @@ class Pass:
         self._visit("output", output[0])
         return self.found
 
-    def _hooks(self, touched: set[str]) -> Iterator[Any]:
+    def _hooks(self, touched: frozenset[str]) -> Iterator[Any]:
         numbers: dict[nn.Module, list[int]] = {}
         for number, layer in enumerate(self.layout.layers):
             numbers.setdefault(layer, []).append(number)
@@ -82,14 +84,18 @@ class Pass:
                 continue
             # A module which stands for several layers is told apart by how often it was called.
             at = _Counter(shared)
-            yield layer.register_forward_pre_hook(at.next, with_kwargs=True)
+            yield layer.register_forward_pre_hook(self._mine(at.next), with_kwargs=True)
             if entrance:
-                yield layer.register_forward_pre_hook(self._at_input(at), with_kwargs=True)
-            if hidden:
-                projection = self.layout.projections[shared[0]]
-                yield projection.register_forward_pre_hook(self._at_hidden(at))
+                yield layer.register_forward_pre_hook(self._mine(self._at_input(at)), with_kwargs=True)
+            projection = self.layout.projections[shared[0]]
+            if hidden and projection is not None:
+                yield projection.register_forward_pre_hook(self._mine(self._at_hidden(at)))
             if output:
-                yield layer.register_forward_hook(self._at_output(at))
+                yield layer.register_forward_hook(self._mine(self._at_output(at)))
+
+    def _mine(self, hook: Callable) -> Callable:
+        """The hook, blind to passes which other threads run through the same modules."""
+        return lambda *args: hook(*args) if threading.get_ident() == self._thread else None
 
     def _at_input(self, at: _Counter) -> Callable:
         def hook(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -154,14 +160,14 @@ class _Counter:
         self.layer = next(self._rest)
 
 
-def _inputs(model: nn.Module, batch: Batch, ragged: bool) -> tuple[dict[str, Any], torch.Tensor | None]:
+def _inputs(model: Any, batch: Batch, ragged: bool) -> tuple[dict[str, Any], torch.Tensor | None]:
     """The model's arguments for a batch, and which of the padded positions are tokens (None: all are)."""
     if isinstance(batch, ImageBatch):
         return {"pixel_values": batch.pixels}, None
     accepted = inspect.signature(model.forward).parameters
     inputs: dict[str, Any] = {}
+    kept: torch.Tensor | None = None
     if ragged:
-        kept = None
         inputs["input_ids"] = batch.ids[None]
         inputs["position_ids"] = batch.positions[None] + first_position(model)
         # An explicit mask of ones keeps transformers from guessing packed rows out of the positions.
@@ -176,17 +182,15 @@ def _inputs(model: nn.Module, batch: Batch, ragged: bool) -> tuple[dict[str, Any
     # GPT-2 accepts segments too, but adds the embedding of the token with that number: no segments for it.
     if getattr(model.config, "type_vocab_size", 0):
         segments = torch.zeros_like(batch.ids) if batch.segments is None else batch.segments
-        if ragged:
+        if kept is None:
             inputs["token_type_ids"] = segments[None]
         else:
-            inputs["token_type_ids"] = kept.new_zeros(kept.shape, dtype=torch.long).masked_scatter(
-                kept, segments
-            )
+            inputs["token_type_ids"] = segments.new_zeros(kept.shape).masked_scatter(kept, segments)
     inputs["use_cache"] = False
     return {name: value for name, value in inputs.items() if name in accepted}, kept
 
 
-def first_position(model: nn.Module) -> int:
+def first_position(model: Any) -> int:
     """The position id of a row's first token: 0, but RoBERTa and its kin count on from the padding id."""
     embeddings = getattr(model, "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_input_ids"):
@@ -194,20 +198,39 @@ def first_position(model: nn.Module) -> int:
     return 0
 
 
-@contextmanager
-def _short_relative_bias(model: nn.Module, batch: Batch) -> Iterator[None]:
-    """Let T5's relative-position bias be computed for the longest row, not for all rows end to end.
+class _ShortBias:
+    """T5's relative-position bias, computed for the longest row and not for all rows end to end.
 
-    The bias depends on distances inside a row alone, so the top left corner serves every row.
+    The bias depends on distances inside a row alone, so the top left corner serves every row. It stands in
+    for a module's `compute_bias` while any thread runs a ragged batch, and looks up its own thread's.
     """
-    biased = [module for module in model.modules() if hasattr(module, "compute_bias")]
-    if isinstance(batch, RaggedBatch):
-        longest = max(batch.lengths)
-        for module in biased:
-            whole = module.compute_bias
-            module.compute_bias = lambda _q, _k, whole=whole, **how: whole(longest, longest, **how)
-    try:
-        yield
-    finally:
-        for module in biased:
-            module.__dict__.pop("compute_bias", None)
+
+    _lock = threading.Lock()
+
+    def __init__(self, whole: Callable) -> None:
+        self.whole = whole
+        self.users = 0
+
+    def __call__(self, query_length: int, key_length: int, **how: Any) -> torch.Tensor:
+        batch = current_batch()
+        if batch is not None:
+            query_length = key_length = max(batch.lengths)
+        return self.whole(query_length, key_length, **how)
+
+    @classmethod
+    @contextmanager
+    def of(cls, model: nn.Module) -> Iterator[None]:
+        biased: list[Any] = [module for module in model.modules() if hasattr(module, "compute_bias")]
+        with cls._lock:
+            for module in biased:
+                if not isinstance(module.compute_bias, cls):
+                    module.compute_bias = cls(module.compute_bias)
+                module.compute_bias.users += 1
+        try:
+            yield
+        finally:
+            with cls._lock:
+                for module in biased:
+                    module.compute_bias.users -= 1
+                    if not module.compute_bias.users:
+                        del module.compute_bias

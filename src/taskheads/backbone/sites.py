@@ -94,11 +94,12 @@ def find_layout(model: nn.Module, attention_modules: list[nn.Module], n_layers: 
     names = {module: name for name, module in model.named_modules()}
     lists = {name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     if attention_modules:
-        layers = [_outermost_element(model, names[module], lists) for module in attention_modules]
+        found = [_outermost_element(model, names[module], lists) for module in attention_modules]
+        layers = [layer for layer in found if layer is not None]
     else:
         stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
         layers = list(stacks[0]) if stacks else []
-    if not layers or any(layer is None for layer in layers):
+    if not layers or len(layers) < len(attention_modules):
         raise BackboneError(f"no stack of layers was found in {type(model).__name__}")
     inside = {part for module in attention_modules for part in module.modules()}
     projections = tuple(_last_projection(layer, width, inside) for layer in layers)

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from taskheads.heads.head import Decisions, probabilities
 from taskheads.heads.linear import LinearHead
+from taskheads.methods import method
 
 
 class ClassifyHead(LinearHead):
@@ -44,8 +45,13 @@ class ClassifyHead(LinearHead):
         return answers
 
 
+@method(
+    "temperature_scaling", family="trust", paper="arXiv:1706.04599", applies_to=("classify", "pair", "tag")
+)
 def temperature(scores: torch.Tensor, targets: torch.Tensor) -> float:
-    """The factor on the scores under which the targets are likeliest (Guo et al. 2017, 4.2: 1 / T)."""
+    """Calibrate probabilities by one number: the factor 1 / T on the scores [n, C] under which the targets
+    [n] of rows not trained on are likeliest. No answer changes.
+    """
     if not len(targets):
         return 1.0
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from taskheads.methods import method
+
 
 @dataclass(frozen=True)
 class Chains:
@@ -34,15 +36,24 @@ class Chains:
         return cls(order, torch.from_numpy(starts), going)
 
 
+@method(
+    "linear_chain_crf",
+    family="heads",
+    paper="Lafferty, McCallum and Pereira 2001, Conditional random fields, ICML",
+    applies_to=("tag",),
+)
 def log_likelihood(
     scores: torch.Tensor, tags: torch.Tensor, transitions: torch.Tensor, lengths: Sequence[int]
 ) -> torch.Tensor:
-    """log p(tags | scores) of each row with a word, in `Chains` order, in a linear-chain CRF.
+    """The log-likelihood of each row's tags in a linear-chain conditional random field: the tags' sum of
+    word scores [words, C] and transitions [C + 1, C] (from tag to tag, the last row from the start), less the
+    log-sum over all paths by the forward algorithm, over rows of any length without padding.
 
-    scores [words, C], tags int [words], transitions [C + 1, C]: from tag (row) to tag (column), the last row
-    from the start of a row (Lafferty et al. 2001; the normaliser by the forward algorithm).
+    `tags` int [words]; the rows that have a word stand in the order of `Chains`.
     """
     chains = Chains.of(lengths)
+    if not chains.going:
+        return scores.sum(1)
     start, step = transitions[-1], transitions[:-1]
     rows = chains.starts[: chains.going[0]]
     alpha = start + scores[rows]

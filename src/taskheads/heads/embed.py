@@ -7,31 +7,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
 
 from taskheads.backbone.reads import Read
 from taskheads.heads.head import Decisions, Head, Request
+from taskheads.methods import method
 from taskheads.tasks.metrics import ranks_of_relevant
 from taskheads.tasks.task import Task
 
+# How sharply `loss` tells cosines apart, and a variance that is as good as none.
+_SHARPNESS = 20.0
+_TINY = 1e-12
+
 
 class EmbedHead(Head):
-    """Both texts through one linear map each, then scaled to length one.
+    """Both texts less their side's mean, through one linear map, then scaled to length one.
 
-    The map undoes what varies between a query and its own document: within-class covariance normalisation
-    (Hatch et al. 2006), W = (S + g I)^(-1/2), S being the covariance of query - document over the matching
-    pairs of train, with each side's own mean taken out. With an infinite g it is the plain cosine.
+    The map undoes what varies between a query and its own document (`MatchSpread`).
     """
 
     kind = "embed"
-    weight: torch.Tensor
-    bias: torch.Tensor
 
     def __init__(self, task: Task, reads: Sequence[Read], width: int) -> None:
         super().__init__(task, reads, width)
         size = len(self.reads) * width
-        self.register_buffer("weight", torch.eye(size))
-        self.register_buffer("bias", torch.zeros(2, size))
+        self.weight = nn.Parameter(torch.eye(size))
+        self.bias = nn.Parameter(torch.zeros(2, size))
 
     @classmethod
     def requests_of(cls, task: Task) -> list[Request]:
@@ -52,23 +54,38 @@ class EmbedHead(Head):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return torch.stack([self.embed(features[side], side) for side in (0, 1)])
 
+    def loss(self, scores: torch.Tensor, targets: Any = None, lengths: Any = None) -> torch.Tensor:
+        """The softmax over all documents of the batch, of which a query's own is right (Henderson et al.
+        2017, arXiv:1705.00652, 4.4: "multiple negatives"). There are no targets: row i goes with row i."""
+        if not scores.shape[1]:
+            return scores.sum()
+        return cross_entropy(_SHARPNESS * scores[0] @ scores[1].T, torch.arange(scores.shape[1]))
+
     def put(self, spread: MatchSpread, shrinkage: float) -> None:
         """Take the map of these pairs; `shrinkage` in (0, 1] is how much of S is replaced by its mean
         variance, so that 1 is the plain cosine."""
-        variances = (1 - shrinkage) * spread.variances + shrinkage * spread.variances.mean()
-        self.weight.copy_((spread.axes * variances.rsqrt()) @ spread.axes.T)
-        self.bias.copy_(-spread.means if shrinkage < 1 else torch.zeros_like(self.bias))
+        with torch.no_grad():
+            self.weight.copy_(spread.map(shrinkage))
+            self.bias.copy_(-spread.means if shrinkage < 1 else torch.zeros_like(self.bias))
 
     def decide(self, scores: torch.Tensor, lengths: Any = None) -> Decisions:
         """scores [2, n, d] → the unit vectors of queries, [n, d]; `scores` holds those of documents."""
-        return Decisions(scores[0].numpy(), scores[1].numpy())
+        return Decisions(scores[0].detach().numpy(), scores[1].detach().numpy())
 
 
+@method(
+    "within_class_covariance_normalisation",
+    family="heads",
+    paper="Hatch, Kajarekar and Stolcke 2006, Within-class covariance normalization, Interspeech",
+    applies_to=("embed",),
+)
 class MatchSpread:
-    """How the two sides of matching pairs differ, features [2, n, d].
+    """Within-class covariance normalisation of an embedding: the covariance S [d, d] of query less document
+    over matching pairs [2, n, d] is shrunk towards a multiple of the identity and undone by its inverse root,
+    so that directions in which a text differs from its own match stop counting.
 
-    means: of each side, [2, d]; variances and axes: the eigendecomposition of the covariance S of the
-    difference of the two sides, each less its mean.
+    means: of each side, [2, d], which are taken out first; variances [d] and axes [d, d]: the
+    eigendecomposition of S. `map(shrinkage)` gives the inverse root.
     """
 
     def __init__(self, features: torch.Tensor) -> None:
@@ -77,6 +94,12 @@ class MatchSpread:
         difference = centred[0] - centred[1]
         variances, self.axes = torch.linalg.eigh(difference.T @ difference / len(difference))
         self.variances = variances.clamp_min(0)
+
+    def map(self, shrinkage: float) -> torch.Tensor:
+        """((1 - shrinkage) S + shrinkage m I)^(-1/2) [d, d], m the mean variance, in units of m^(-1/2)."""
+        mean = self.variances.mean().clamp_min(_TINY)  # zero where all queries equal their documents
+        variances = (1 - shrinkage) * self.variances + shrinkage * mean
+        return (self.axes * (mean / variances).sqrt()) @ self.axes.T
 
 
 def retrieval(decisions: Decisions, queries: Sequence[str], documents: Sequence[str]) -> tuple[list, Any]:

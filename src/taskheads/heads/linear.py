@@ -55,17 +55,21 @@ class LinearHead(Head):
     def loss(
         self, scores: torch.Tensor, targets: torch.Tensor, lengths: Sequence[int] | None = None
     ) -> torch.Tensor:
+        if not len(targets):  # the mean of no rows: nothing to learn, and no NaN that spreads to other tasks
+            return scores.sum()
         return self.objective(scores, targets, self.extra, lengths)
 
     def as_numbers(self, targets: torch.Tensor) -> torch.Tensor:
         """Targets as numbers [n, outputs], to which least squares fits the scores."""
         raise NotImplementedError
 
-    def tune(self, scores: torch.Tensor, targets: torch.Tensor) -> None:
+    def tune(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Set what decisions need beyond the scores (thresholds) on rows not trained on; by default nothing.
 
-        Runs for every candidate, since without it the task's metric would not be comparable.
+        Returns the scores that the tuned head gives these rows. Runs for every candidate, since without it
+        the task's metric would not be comparable.
         """
+        return scores
 
     def finish(self, targets: torch.Tensor, lengths: Sequence[int] | None = None) -> None:
         """Take from the targets of train what the scores do not hold; by default nothing."""

@@ -18,6 +18,9 @@ from taskheads.tasks.task import Task
 # A label with fewer positive rows on dev shares the common threshold: its own would be noise.
 _ENOUGH = 10
 _GRID = np.arange(0.05, 0.96, 0.025)
+_STEP = 4
+# Decisions that are enough to fit two numbers to.
+_FOR_TWO = 20_000
 
 
 class MultilabelHead(LinearHead):
@@ -44,11 +47,12 @@ class MultilabelHead(LinearHead):
     def as_numbers(self, targets: torch.Tensor) -> torch.Tensor:
         return targets.to(torch.float32)
 
-    def tune(self, scores: torch.Tensor, targets: torch.Tensor) -> None:
+    def tune(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         factor, shift = _platt(scores, targets)
         self.rescale(factor, shift)
-        probability = (factor * scores + shift).sigmoid().numpy()
-        self.thresholds.copy_(torch.from_numpy(self._tuned(probability, targets.numpy())))
+        scores = factor * scores + shift
+        self.thresholds.copy_(torch.from_numpy(self._tuned(scores.sigmoid().numpy(), targets.numpy())))
+        return scores
 
     def decide(self, scores: torch.Tensor, lengths: Any = None) -> Decisions:
         probability = scores.sigmoid().numpy()
@@ -67,30 +71,37 @@ class MultilabelHead(LinearHead):
     def _tuned(self, probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
         if not len(truth):
             return np.full(self.outputs, 0.5, np.float32)
-        utility = [
-            self.metric.utility(self.metric.compute(truth, probability >= at, probability)) for at in _GRID
-        ]
-        thresholds = np.full(self.outputs, _GRID[int(np.argmax(utility))])
+
+        def utility(thresholds: Any) -> float:
+            return self.metric.utility(self.metric.compute(truth, probability >= thresholds, probability))
+
+        # In big steps, then in small ones around the best.
+        coarse = max(_GRID[::_STEP], key=utility)
+        common = max(_GRID[np.abs(_GRID - coarse) < _GRID[_STEP] - _GRID[0]], key=utility)
+        thresholds = np.full(self.outputs, common)
         for label in np.flatnonzero(truth.sum(0) >= _ENOUGH):
             chosen = probability[:, label, None] >= _GRID
             hits = chosen[truth[:, label]].sum(0)
             thresholds[label] = _GRID[int(np.argmax(hits / (chosen.sum(0) + truth[:, label].sum())))]
-        if self.metric.utility(self.metric.compute(truth, probability >= thresholds, probability)) < max(
-            utility
-        ):
-            thresholds[:] = _GRID[int(np.argmax(utility))]
+        if utility(thresholds) < utility(common):
+            thresholds[:] = common
         return thresholds.astype(np.float32)
 
 
 def _platt(scores: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
     """factor and shift, common to all labels, under which the targets are likeliest (Platt 1999)."""
-    truth = targets.to(scores.dtype)
     if not len(targets):
         return 1.0, 0.0
+    some = slice(None, None, max(1, scores.numel() // _FOR_TWO))
+    plain, truth = scores[some].detach().double(), targets[some].double()
 
-    def unlikely(parameters: np.ndarray) -> float:
-        factor, shift = float(np.exp(parameters[0])), float(parameters[1])
-        return float(binary_cross_entropy_with_logits(factor * scores + shift, truth))
+    def unlikely(parameters: np.ndarray) -> tuple[float, list[float]]:
+        shifted = parameters[0] * plain + parameters[1]
+        miss = shifted.sigmoid() - truth
+        gradient = [float((miss * plain).mean()), float(miss.mean())]
+        return float(binary_cross_entropy_with_logits(shifted, truth)), gradient
 
-    best = minimize(unlikely, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-6}).x
-    return float(np.exp(best[0])), float(best[1])
+    # A factor of zero or below would lose or turn round the order of the labels.
+    bounds = [(1e-3, 1e3), (-1e3, 1e3)]
+    best = minimize(unlikely, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(best[0]), float(best[1])

@@ -8,21 +8,29 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from scipy.special import expit
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from taskheads.backbone.reads import Read
 from taskheads.heads.head import Decisions, probabilities
 from taskheads.heads.linear import LinearHead
+from taskheads.methods import method
 from taskheads.tasks.task import Task
 
 
+@method(
+    "all_threshold_ordinal",
+    family="heads",
+    paper="Rennie and Srebro 2005, Loss functions for preference levels, IJCAI-MPRW; CORAL, arXiv:1901.07884",
+    applies_to=("ordinal",),
+)
 class OrdinalHead(LinearHead):
-    """All-threshold ordinal regression: P(level > k) = sigmoid(score - threshold_k).
+    """All-threshold ordinal regression: one score [n, 1] and K - 1 thresholds for K levels, with
+    P(level > k) = sigmoid(score - threshold_k), fitted by the sum over thresholds of the logistic loss.
 
-    The loss is the sum over thresholds of the logistic loss (Rennie and Srebro 2005, "all-threshold"; the
-    rank-consistent head of Cao et al. 2020, CORAL). Its minimiser has ordered thresholds, so the levels'
-    probabilities are not negative. The answer is the level whose expected distance is least, the median.
+    The minimiser has ordered thresholds (CORAL's rank consistency), so the levels' probabilities are not
+    negative. The answer is the level whose expected distance is least, the median.
     """
 
     kind = "ordinal"
@@ -52,25 +60,29 @@ class OrdinalHead(LinearHead):
     def as_numbers(self, targets: torch.Tensor) -> torch.Tensor:
         return targets[:, None].to(torch.float32)
 
-    def tune(self, scores: torch.Tensor, targets: torch.Tensor) -> None:
+    def tune(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Fit the scale of the score and the thresholds; only the direction of the weight is kept."""
         if not len(targets):
-            return
+            return scores
+        plain, n = scores.double().numpy(), len(scores)
+        above = targets[:, None].numpy() > np.arange(self.levels - 1)
 
-        fixed = scores.detach().double()
-
-        def unlikely(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-            free = torch.from_numpy(parameters).requires_grad_(True)
-            with torch.enable_grad():
-                # The small term keeps thresholds finite beside which there is no row.
-                loss = all_threshold_loss(fixed * free[0], targets, free[1:]) + 1e-4 * free.square().sum()
-                (gradient,) = torch.autograd.grad(loss, free)
-            return float(loss.detach()), gradient.numpy()
+        def unlikely(free: np.ndarray) -> tuple[float, np.ndarray]:
+            """The all-threshold loss, and its gradient."""
+            apart = free[0] * plain - free[1:]
+            miss = (expit(apart) - above) / n
+            # The small term keeps thresholds finite beside which there is no row.
+            loss = (np.logaddexp(0, apart) - above * apart).sum() / n + 1e-4 * np.square(free).sum()
+            gradient = np.concatenate([[(miss * plain).sum()], -miss.sum(0)])
+            return float(loss), gradient + 2e-4 * free
 
         start = np.concatenate([[1.0], self.thresholds.detach().double().numpy()])
-        best = minimize(unlikely, start, jac=True, method="L-BFGS-B").x
+        # A scale below zero would turn the order round.
+        bounds = [(0.0, None), *[(None, None)] * (self.levels - 1)]
+        best = minimize(unlikely, start, jac=True, method="L-BFGS-B", bounds=bounds).x
         self.rescale(float(best[0]))
         self.put(self.weight, self.bias, [torch.from_numpy(np.sort(best[1:]))])
+        return scores * float(best[0])
 
     def decide(self, scores: torch.Tensor, lengths: Any = None) -> Decisions:
         above = (scores - self.thresholds.detach()).sigmoid()

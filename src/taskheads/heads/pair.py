@@ -12,16 +12,32 @@ from taskheads.heads.classify import ClassifyHead
 from taskheads.heads.head import Request
 from taskheads.heads.linear import LinearHead
 from taskheads.heads.regress import RegressHead
+from taskheads.methods import method
 from taskheads.tasks.task import Task
 
 
-class _PairHead(LinearHead):
-    """Features of two texts u, v.
+@method("infersent_pair", family="heads", paper="arXiv:1705.02364", applies_to=("pair",))
+def pair_features(u: torch.Tensor, v: torch.Tensor, directed: bool) -> torch.Tensor:
+    """Compare two texts by their separately computed vectors u, v [n, d], made unit length: |u - v| and
+    u * v, for a relation with a direction also u and v themselves (InferSent, section 3.2), and their cosine.
 
-    `encoding: two` (the default): for each read the cosine of u and v, |u - v| and u * v (Conneau et al.
-    2017, InferSent, section 3.2), of unit vectors; with labels also u and v themselves, since a relation
-    such as entailment has a direction. Each text is encoded once however many pairs it stands in.
-    `encoding: joint`: the reads of both texts as one row, which sees how their words interact.
+    Returns [n, 1 + 2 d], or [n, 1 + 4 d] where `directed`. All columns are brought to a scale of about one.
+    The cosine has that of a whole vector, so that a penalty weighs as little on it alone as on all the
+    coordinates of which it is the sum.
+    """
+    u, v = normalize(u, dim=-1), normalize(v, dim=-1)
+    d = u.shape[-1]
+    cosine = (u * v).sum(-1, keepdim=True) * d**0.5
+    parts = [cosine, (u - v).abs() * d**0.5, u * v * d]
+    if directed:
+        parts += [u * d**0.5, v * d**0.5]
+    return torch.cat(parts, dim=-1)
+
+
+class _PairHead(LinearHead):
+    """Two texts. `encoding: two` (the default): `pair_features` of each read; each text is encoded once,
+    however many pairs it stands in. `encoding: joint`: the reads of both texts as one row, which sees how
+    their words interact.
     """
 
     directed: bool
@@ -45,16 +61,10 @@ class _PairHead(LinearHead):
     def gather(self, found: Sequence[Mapping[Read, torch.Tensor]]) -> torch.Tensor:
         if self.joint:
             return super().gather(found)
-        parts = []
-        for read in self.reads:
-            first, second = (normalize(each[read], dim=-1) for each in found)
-            # The cosine on the scale of a whole vector, so that the penalty weighs as little on it alone
-            # as on all the coordinates of which it is the sum.
-            cosine = (first * second).sum(-1, keepdim=True) * self.width**0.5
-            parts += [cosine, (first - second).abs() * self.width**0.5, first * second * self.width]
-            if self.directed:
-                parts += [first * self.width**0.5, second * self.width**0.5]
-        return torch.cat(parts, dim=-1)
+        first, second = found
+        return torch.cat(
+            [pair_features(first[read], second[read], self.directed) for read in self.reads], dim=-1
+        )
 
 
 class PairLabelHead(_PairHead, ClassifyHead):

@@ -15,6 +15,7 @@ from taskheads.heads.classify import temperature
 from taskheads.heads.crf import log_likelihood, viterbi
 from taskheads.heads.head import Decisions, Request
 from taskheads.heads.linear import LinearHead
+from taskheads.methods import method
 from taskheads.tasks.task import Task
 
 # How far the transitions are trusted beside the scores; 0 decides word by word.
@@ -25,9 +26,8 @@ class TagHead(LinearHead):
     """Scores [words, tags] and transitions [tags + 1, tags]; the answer is the best path.
 
     With the option `crf`, both are the maximum-likelihood linear-chain CRF. Without it the scores are
-    multinomial logistic regressions word by word and the transitions are log p(tag | tag before) / p(tag),
-    counted on train and weighted by a number chosen on dev: a hybrid hidden Markov model (Bourlard and Morgan
-    1994), which costs nothing to fit.
+    multinomial logistic regressions word by word, and the transitions are those of `transition_lift`, times a
+    number chosen on dev, which costs nothing to fit.
     """
 
     kind = "tag"
@@ -68,17 +68,10 @@ class TagHead(LinearHead):
         return one_hot(targets, self.outputs).to(torch.float32)
 
     def finish(self, targets: torch.Tensor, lengths: Sequence[int] | None = None) -> None:
-        """Without `crf`, count the transitions: log p(tag | tag before) / p(tag), add-one smoothed."""
+        """Without `crf`, count the transitions."""
         if self.crf or lengths is None:
             return
-        tags, c = targets.numpy(), self.outputs
-        before = np.concatenate([[c], tags[:-1]])
-        before[np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(int)] = c
-        follows = np.ones((c + 1, c))
-        np.add.at(follows, (before, tags), 1.0)
-        prior = np.bincount(tags, minlength=c) + 1.0
-        lift = np.log(follows / follows.sum(1, keepdims=True)) - np.log(prior / prior.sum())
-        self.transitions.copy_(torch.from_numpy(lift))
+        self.transitions.copy_(torch.from_numpy(transition_lift(targets.numpy(), lengths, self.outputs)))
 
     def calibrate(
         self, scores: torch.Tensor, targets: torch.Tensor, lengths: Sequence[int] | None = None
@@ -97,7 +90,9 @@ class TagHead(LinearHead):
         self.transitions.copy_(max(_TRUST, key=utility) * counted)
 
     def decide(self, scores: torch.Tensor, lengths: Sequence[int] | None = None) -> Decisions:
-        path = viterbi(scores, self.transitions.detach(), lengths or [])
+        transitions = self.transitions.detach()
+        # Without transitions, as while a head is being chosen, the best path is the best tag of every word.
+        path = viterbi(scores, transitions, lengths or []) if transitions.any() else scores.argmax(1).numpy()
         return Decisions(self._rows(path, lengths or []))
 
     def answers(self, decisions: Decisions, *, scores: bool = False) -> list[dict[str, Any]]:
@@ -107,6 +102,29 @@ class TagHead(LinearHead):
         names = [self.task.labels[i] for i in tags.tolist()]
         ends = np.cumsum(lengths).tolist()
         return [names[end - size : end] for end, size in zip(ends, lengths, strict=True)]  # type: ignore[misc]
+
+
+@method(
+    "hybrid_hmm_tagging",
+    family="heads",
+    paper="Bourlard and Morgan 1994, Connectionist speech recognition: a hybrid approach, Kluwer",
+    applies_to=("tag",),
+)
+def transition_lift(tags: np.ndarray, lengths: Sequence[int], count: int) -> np.ndarray:
+    """Make a hidden Markov model of a word-by-word classifier: its posteriors p(tag | word) over the prior
+    p(tag) stand in for likelihoods, so that log p(tag | tag before) / p(tag), counted on the training tags,
+    is added to its scores and the best path is answered.
+
+    tags int [words] of rows end to end, of `count` tags. Returns [count + 1, count], the last row from the
+    start of a row; counts are add-one smoothed.
+    """
+    sizes = np.asarray(lengths, np.int64)
+    before = np.concatenate([[count], tags])[:-1]
+    before[(np.cumsum(sizes) - sizes)[sizes > 0]] = count
+    follows = np.ones((count + 1, count))
+    np.add.at(follows, (before, tags), 1.0)
+    prior = np.bincount(tags, minlength=count) + 1.0
+    return np.log(follows / follows.sum(1, keepdims=True)) - np.log(prior / prior.sum())
 
 
 def spans(words: Sequence[str], tags: Sequence[str]) -> list[dict[str, Any]]:

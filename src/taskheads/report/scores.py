@@ -63,7 +63,7 @@ def others(metrics: Mapping[str, float]) -> str:
 
 
 def short_reads(reads: Sequence[str]) -> str:
-    """What a head reads, for a table: "layers 0 4, last; mean" of sites with their pooling."""
+    """What a head reads, for a table: "layers 0-2 4, last; mean" of sites with their pooling."""
     by_pooling: dict[str, list[str]] = {}
     for read in reads:
         site, _, pooling = read.rpartition(":")
@@ -73,6 +73,17 @@ def short_reads(reads: Sequence[str]) -> str:
 
 def _sites(sites: Sequence[str]) -> str:
     numbers = sorted(int(found[1]) for site in sites if (found := _LAYER.fullmatch(site)))
-    layers = [f"layers {' '.join(map(str, numbers))}"] if numbers else []
+    layers = [f"layer{'s' * (len(numbers) > 1)} {_runs(numbers)}"] if numbers else []
     others = [site for site in sites if not _LAYER.fullmatch(site) and site != "output"]
     return ", ".join([*others, *layers, *(["last"] if "output" in sites else [])])
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """0 1 2 3 5 6 → "0-3 5 6"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return " ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else " ".join(map(str, run)) for run in runs)

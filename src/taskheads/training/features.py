@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,28 @@ from taskheads.training.solver import Basis
 
 Progress = Callable[[str, int, int], None]
 
-# A basis holds the features themselves; the latest ones are kept, up to this size.
-_BASES_BYTES = 1 << 30
+# What was gathered, and bases, are kept for the next task on the same rows: the latest ones, up to this size.
+_KEPT_BYTES = 1 << 30
+
+
+class Gathered(NamedTuple):
+    """The features of some rows, [n, d], and the words of each row where n counts words."""
+
+    features: torch.Tensor
+    lengths: list[int] | None
+
+
+class Equalised(Basis):
+    """The basis of features that are `blocks` reads side by side.
+
+    Reads differ in scale; each is brought to mean square one, so that a penalty is fair to all. `scale` [d]
+    is what the features are multiplied by.
+    """
+
+    def __init__(self, features: torch.Tensor, blocks: int) -> None:
+        squares = (features - features.mean(0)).square_().mean(0).view(blocks, -1).mean(1)
+        self.scale = squares.clamp_min(1e-12).rsqrt().repeat_interleave(features.shape[1] // blocks)
+        super().__init__(features * self.scale)
 
 
 class FrozenFeatures:
@@ -46,7 +66,8 @@ class FrozenFeatures:
     ) -> None:
         self._rows: dict[Form, dict] = {}
         self._found: dict[Form, dict[Read, torch.Tensor | Words]] = {}
-        self._bases: dict[str, Basis] = {}
+        self._kept: dict[tuple, Any] = {}
+        self._places: dict[tuple[Request, int], tuple[Examples, np.ndarray]] = {}
         for request, examples in needs:
             number = self._rows.setdefault(request.form, {})
             for item in items_of(request, examples):
@@ -61,8 +82,21 @@ class FrozenFeatures:
                 progress=progress and (lambda done, total: progress("reading", done, total)),
             )
 
-    def of(self, head: Head, examples: Examples) -> tuple[torch.Tensor, list[int] | None]:
-        """What `head` gathers for these rows, and the words of each row where features are of words."""
+    def of(self, head: Head, examples: Examples) -> Gathered:
+        """What `head` gathers for these rows; shared by heads that gather the same, so not to be changed."""
+        return self._once("gathered", head, examples, lambda: self._gather(head, examples))
+
+    def basis(self, head: Head, examples: Examples) -> tuple[Equalised, list[int] | None]:
+        """The basis of what `head` gathers for these rows, and the rows' numbers of words as in `Gathered`;
+        shared by heads that gather the same."""
+
+        def make() -> tuple[Equalised, list[int] | None]:
+            gathered = self._gather(head, examples)
+            return Equalised(gathered.features, len(head.reads)), gathered.lengths
+
+        return self._once("basis", head, examples, make)
+
+    def _gather(self, head: Head, examples: Examples) -> Gathered:
         found: list[dict[Read, torch.Tensor]] = []
         lengths: list[int] | None = None
         for request in head.requests:
@@ -75,7 +109,7 @@ class FrozenFeatures:
                 else:
                     taken[read] = whole[torch.from_numpy(rows)]
             found.append(taken)
-        return head.gather(found), lengths
+        return Gathered(head.gather(found), lengths)
 
     def read(self, request: Request, read: Read, examples: Examples) -> torch.Tensor:
         """One pooled read of these rows, [rows, width]."""
@@ -83,22 +117,26 @@ class FrozenFeatures:
         assert isinstance(whole, torch.Tensor)
         return whole[torch.from_numpy(self._at(request, examples))]
 
-    def basis(self, head: Head, examples: Examples, features: Callable[[], torch.Tensor]) -> Basis:
-        """The basis of `features()`, shared by heads that gather the same from the same rows."""
-        digest = hashlib.blake2b(repr((type(head).gather.__qualname__, head.reads)).encode())
-        for request in head.requests:
-            digest.update(request.form.encode() + self._at(request, examples).tobytes())
-        key = digest.hexdigest()
-        if key not in self._bases:
-            basis = Basis(features())
-            while self._bases and sum(b.nbytes for b in self._bases.values()) + basis.nbytes > _BASES_BYTES:
-                self._bases.pop(next(iter(self._bases)))
-            self._bases[key] = basis
-        return self._bases[key]
+    def _once(self, what: str, head: Head, examples: Examples, make: Callable[[], Any]) -> Any:
+        rows = [(each.form, self._at(each, examples).tobytes()) for each in head.requests]
+        key = (what, type(head).gather.__qualname__, head.features, head.reads, *rows)
+        if key not in self._kept:
+            made = make()
+            size = made[0].nbytes
+            while self._kept and sum(each[0].nbytes for each in self._kept.values()) + size > _KEPT_BYTES:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = made
+        return self._kept[key]
 
     def _at(self, request: Request, examples: Examples) -> np.ndarray:
-        number = self._rows[request.form]
-        return np.asarray([number[_key(item)] for item in items_of(request, examples)], np.int64)
+        """Where the vectors of these rows stand among those found for the form of the request."""
+        # Examples are kept beside what is known of them, so that their id stays theirs.
+        key = (request, id(examples))
+        if key not in self._places:
+            number = self._rows[request.form]
+            places = np.asarray([number[_key(item)] for item in items_of(request, examples)], np.int64)
+            self._places[key] = examples, places
+        return self._places[key][1]
 
 
 def items_of(request: Request, examples: Examples) -> list:

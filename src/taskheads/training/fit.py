@@ -41,7 +41,7 @@ def fit(
         loaded `Suite`.
     out: a folder to save the model to.
     backbone: "minilm", a folder, a Hub name or a loaded `Backbone`, in place of what the source says.
-    seed: of made splits and bootstrap intervals, in place of what the source says.
+    seed: of the bootstrap intervals, in place of what the source says.
     cache: where features of the frozen backbone are looked up and kept; None computes them afresh.
     progress: called with (stage, done, total).
 
@@ -120,11 +120,12 @@ def _fit_into(
         fitted = fit_head(backbone, data, features)
         heads[name] = fitted.head
         cards[name] = _card(data, fitted)
+    rows = {name: data.splits["test"] for name, data in suite.tasks.items() if len(data.splits["test"])}
+    fresh = Model(backbone, heads, {"seed": model.card["seed"], "tasks": cards})
+    for score in fresh.scores(rows, features):
+        cards[score.task]["test"] = score.to_json()
     model.heads.update(heads)
     model.card["tasks"].update(cards)
-    rows = {name: data.splits["test"] for name, data in suite.tasks.items() if len(data.splits["test"])}
-    for score in model.scores(rows, features):
-        cards[score.task]["test"] = score.to_json()
     if not isinstance(source, Suite):
         model.card["sources"].append(_kept(source))
     model.card["seconds"] = {
@@ -170,12 +171,21 @@ def _counts(data: TaskData) -> dict[str, int]:
 
 
 def _kept(source: Any) -> Any:
-    """The source as `load_suite` takes it again from any working folder."""
-    if isinstance(source, str | Path):
-        return str(Path(source).resolve()) if Path(source).exists() else str(source)
-    if isinstance(source, Mapping):
-        return dict(source)
-    return [_kept(each) for each in source]
+    """The source as `load_suite` takes it again from any working folder: where data is, whole paths."""
+    if not isinstance(source, Mapping):
+        return _absolute(source)
+    return {
+        key: _absolute(value) if key == "data" else _kept(value) if isinstance(value, Mapping) else value
+        for key, value in source.items()
+    }
+
+
+def _absolute(data: Any) -> Any:
+    if isinstance(data, str | Path):
+        return str(Path(data).resolve()) if Path(data).exists() else str(data)
+    if isinstance(data, Mapping):
+        return {split: _absolute(each) for split, each in data.items()}
+    return [_absolute(each) for each in data]
 
 
 __all__ = ["Score", "add", "fit"]

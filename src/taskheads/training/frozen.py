@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from taskheads.backbone.backbone import Backbone
-from taskheads.backbone.reads import Read
-from taskheads.evaluation import utility
+from taskheads.evaluation import metric_value, truth_of
 from taskheads.heads import EmbedHead, Head, LinearHead, head_for
 from taskheads.heads.embed import MatchSpread
 from taskheads.tasks.labels import encode
-from taskheads.tasks.task import Examples, TaskData
+from taskheads.tasks.task import Examples, Task, TaskData
 from taskheads.training.candidates import candidates_for
 from taskheads.training.features import FrozenFeatures
-from taskheads.training.solver import Solution, ridge, solve
+from taskheads.training.held_out import with_dev
+from taskheads.training.solver import Leading, Solution, ridge, solve
 
 RIDGE_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
@@ -28,13 +28,21 @@ SHRINKAGES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
 # scores do not rise beyond this number.
 AXES = 512
 # Multiplications of one pass over the rows up to which the penalty is searched on all of them; above, on as
-# many rows as that allows.
-SEARCHED = 10**8
+# many rows as that allows. A head with few outputs takes as long as one with `THIN`: reading the rows does.
+SEARCHED = 4 * 10**7
+THIN = 16
+# Rows that the search has at least, if there are so many: in all, and for each output.
+FEWEST, ROWS_AN_OUTPUT = 500, 8
+# How far the search goes towards the minimum, as `tolerance` of `solve`.
+ROUGHLY = 5e-4
 
 
 @dataclass
 class Fitted:
-    """A head with what was chosen for it on dev, and what that took."""
+    """A head with what was chosen for it on dev, and what that took.
+
+    dev: the task's metric on dev. tried: what it was chosen from, each with its own `dev`.
+    """
 
     head: Head
     solver: str
@@ -43,19 +51,36 @@ class Fitted:
     seconds: float = 0.0
     tried: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def utility(self) -> float:
+        """`dev`, with its sign turned where lower is better."""
+        return self.head.metric.utility(self.dev)
 
-@dataclass
-class _Split:
-    """The rows of one split: features, targets as tensors, and the words of each row under `words` reads."""
+    @property
+    def summary(self) -> dict[str, Any]:
+        reads = [str(read) for read in self.head.reads]
+        return {"reads": reads, "solver": self.solver, "penalty": self.penalty, "dev": self.dev}
 
-    features: torch.Tensor
-    targets: torch.Tensor
-    lengths: list[int] | None
+
+class _Answers:
+    """What a task's rows should be answered: encoded targets of train and dev, and dev's for the metric."""
+
+    def __init__(self, data: TaskData, head: Head) -> None:
+        self.train, self.dev = (_targets(data.task, data.splits[split]) for split in ("train", "dev"))
+        self.truth = truth_of(head, data.splits["dev"])
+
+
+def _targets(task: Task, examples: Examples) -> torch.Tensor:
+    encoded = encode(task, examples)
+    if isinstance(encoded, list):
+        encoded = np.concatenate([np.empty(0, np.int64), *encoded])
+    return torch.from_numpy(encoded)
 
 
 def fit_head(backbone: Backbone, data: TaskData, features: FrozenFeatures) -> Fitted:
     """The head that does best on dev, by the task's metric, among all candidates of reads and penalties."""
     started = time.perf_counter()
+    data = with_dev(data)
     with torch.no_grad():
         kind = head_for(data.task)
         fit = _fit_map if issubclass(kind, EmbedHead) else _fit_linear
@@ -68,94 +93,101 @@ def _fit_linear(
     kind: type[LinearHead], backbone: Backbone, data: TaskData, features: FrozenFeatures
 ) -> Fitted:
     best: Fitted | None = None
+    answers: _Answers | None = None
     tried: list[dict[str, Any]] = []
     for reads in candidates_for(backbone, kind, data.task):
-        trial = _Trial(kind(data.task, reads, backbone.width), data, features)
-        for solution in trial.ridges():
-            fitted = trial.judge(solution, "least squares", tried)
-            if best is None or fitted.dev > best.dev:
+        head = kind(data.task, reads, backbone.width)
+        answers = answers or _Answers(data, head)
+        trial = _Trial(head, data, answers, features)
+        for fitted in trial.least_squares(tried):
+            if best is None or fitted.utility > best.utility:
                 best, best_trial = fitted, trial
     assert best is not None
     if best_trial.head.curvature is not None:
-        fitted = best_trial.judge(best_trial.solved(), "maximum likelihood", tried)
-        if fitted.dev >= best.dev:
+        fitted = best_trial.maximum_likelihood(tried)
+        if fitted.utility >= best.utility:
             best = fitted
-    best_trial.finish(best.head)
+    best_trial.finish(best)
     best.tried = tried
     return best
 
 
 class _Trial:
-    """One candidate of reads for one task: its features, and the solutions on them."""
+    """One candidate of reads for one task: the basis of its features, and the solutions in it."""
 
-    def __init__(self, head: LinearHead, data: TaskData, features: FrozenFeatures) -> None:
-        self.head, self.data = head, data
-        self.train, self.dev = (self._split(features, data.splits[name]) for name in ("train", "dev"))
-        # Reads differ in scale; each is brought to mean square one, so that the penalty is fair to all.
-        blocks = self.train.features.view(len(self.train.features), len(head.reads), -1)
-        scale = (blocks - blocks.mean(0)).square().mean((0, 2)).clamp_min(1e-12).rsqrt()
-        self.scale = scale.repeat_interleave(blocks.shape[2])
-        self.basis = features.basis(head, data.splits["train"], lambda: self.train.features * self.scale)
+    def __init__(self, head: LinearHead, data: TaskData, answers: _Answers, features: FrozenFeatures) -> None:
+        self.head, self.answers = head, answers
+        self.basis, self.lengths = features.basis(head, data.splits["train"])
+        self.dev, self.dev_lengths = features.of(head, data.splits["dev"])
 
-    def ridges(self) -> list[Solution]:
-        return ridge(self.basis, self.head.as_numbers(self.train.targets), RIDGE_PENALTIES)
+    def least_squares(self, tried: list[dict[str, Any]]) -> Iterator[Fitted]:
+        numbers = self.head.as_numbers(self.answers.train)
+        solutions = ridge(self.basis, numbers, RIDGE_PENALTIES)
+        # One product for all penalties: with few outputs, reading the features is what takes time.
+        weights = torch.cat([solution.weight for solution in solutions], dim=1) * self.basis.scale[:, None]
+        scores = (self.dev @ weights).split(self.head.outputs, dim=1)
+        for solution, unbiased in zip(solutions, scores, strict=True):
+            yield self._judge(solution, "least squares", tried, unbiased + solution.bias)
 
-    def solved(self) -> Solution:
-        """The maximum-likelihood solution, its penalty chosen by dev on as many rows as is cheap."""
+    def maximum_likelihood(self, tried: list[dict[str, Any]]) -> Fitted:
+        """The solution whose penalty does best on dev, searched for on as many rows as is cheap."""
         leading = self.basis.leading(AXES)
-        outputs = self.head.outputs
-        some, targets, lengths = leading, self.train.targets, self.train.lengths
-        part = SEARCHED / (leading.rows.numel() * outputs)
+        whole = some = (leading, self.answers.train, self.lengths)
+        part = SEARCHED / max(1, leading.rows.numel() * max(self.head.outputs, THIN))
         if part < 1:
-            targets, lengths, kept = self._sample(part)
-            some = type(leading)(leading.rows[kept], leading.variances, leading.axes, leading.mean)
-        best, best_utility, worse = None, -np.inf, 0
+            some = self._sample(leading, part)
+        best: tuple[float, Solution] | None = None
         solution: Solution | None = None
+        worse = 0
         for penalty in PENALTIES:
-            solution = self._solve(some, targets, lengths, penalty, solution)
-            value = self.judge(solution, "search", []).dev
-            worse = 0 if value > best_utility else worse + 1
-            if value > best_utility:
-                best, best_utility = solution, value
+            solution = self._solve(*some, penalty, solution, tolerance=ROUGHLY)
+            utility = self._judge(solution, "search", []).utility
+            better = best is None or utility > best[0]
+            worse = 0 if better else worse + 1
+            if best is None or better:
+                best = utility, solution
             if worse == 2:
                 break
         assert best is not None
-        if part >= 1:
-            return best
         # The data's weight grows with the rows, the penalty's does not: the same prior is a smaller share.
-        return self._solve(leading, self.train.targets, self.train.lengths, best.penalty * part, best)
+        penalty = best[1].penalty * len(some[0].rows) / len(leading.rows)
+        return self._judge(self._solve(*whole, penalty, best[1]), "maximum likelihood", tried)
 
-    def judge(self, solution: Solution, solver: str, tried: list[dict[str, Any]]) -> Fitted:
-        """The head with this solution, scored on dev after its decisions are tuned there."""
-        head = type(self.head)(self.data.task, self.head.reads, self.head.width)
-        weight = solution.weight * self.scale[:, None]
-        head.put(weight, solution.bias, solution.extra)
-        scores = head(self.dev.features)
-        head.tune(scores, self.dev.targets)
-        made = head.decide(head(self.dev.features), self.dev.lengths)
-        dev = utility(head, self.data.splits["dev"], made)
-        tried.append(
-            {
-                "reads": [str(read) for read in head.reads],
-                "solver": solver,
-                "penalty": solution.penalty,
-                "dev": dev,
-            }
-        )
-        return Fitted(head, solver, solution.penalty, dev)
-
-    def finish(self, head: Head) -> None:
+    def finish(self, fitted: Fitted) -> None:
+        """Take what is left to take from train and dev into the chosen head."""
+        head = fitted.head
         assert isinstance(head, LinearHead)
-        head.finish(self.train.targets, self.train.lengths)
-        head.calibrate(head(self.dev.features), self.dev.targets, self.dev.lengths)
+        head.finish(self.answers.train, self.lengths)
+        head.calibrate(head(self.dev), self.answers.dev, self.dev_lengths)
+        fitted.dev = self._on_dev(head, head(self.dev))
+
+    def _judge(
+        self,
+        solution: Solution,
+        solver: str,
+        tried: list[dict[str, Any]],
+        scores: torch.Tensor | None = None,
+    ) -> Fitted:
+        """The head with this solution (which gives dev these scores), judged on dev after its decisions are
+        tuned there."""
+        head = type(self.head)(self.head.task, self.head.reads, self.head.width)
+        head.put(solution.weight * self.basis.scale[:, None], solution.bias, solution.extra)
+        scores = head.tune(head(self.dev) if scores is None else scores, self.answers.dev)
+        fitted = Fitted(head, solver, solution.penalty, self._on_dev(head, scores))
+        tried.append(fitted.summary)
+        return fitted
+
+    def _on_dev(self, head: Head, scores: torch.Tensor) -> float:
+        return metric_value(head, self.answers.truth, head.decide(scores, self.dev_lengths))
 
     def _solve(
         self,
-        leading: Any,
+        leading: Leading,
         targets: torch.Tensor,
         lengths: list[int] | None,
         penalty: float,
         start: Solution | None,
+        **how: float,
     ) -> Solution:
         head = self.head
         assert head.curvature is not None
@@ -169,27 +201,23 @@ class _Trial:
                 extra=head.extra,
                 biased=head.biased,
                 start=start,
+                **how,  # type: ignore[arg-type]
             )
 
-    def _split(self, features: FrozenFeatures, examples: Examples) -> _Split:
-        gathered, lengths = features.of(self.head, examples)
-        encoded = encode(self.data.task, examples)
-        if isinstance(encoded, list):
-            encoded = np.concatenate(encoded) if encoded else np.empty(0, np.int64)
-        return _Split(gathered, torch.from_numpy(encoded), lengths)
-
-    def _sample(self, part: float) -> tuple[torch.Tensor, list[int] | None, torch.Tensor]:
-        """Evenly spaced rows, about `part` of all: their targets, lengths, and which features are theirs."""
-        lengths = self.train.lengths
-        n = len(self.train.targets) if lengths is None else len(lengths)
-        rows = np.unique(np.linspace(0, n - 1, max(int(n * part), min(n, 500))).astype(int))
-        if lengths is None:
-            kept = torch.from_numpy(rows)
-            return self.train.targets[kept], None, kept
-        chosen = np.zeros(n, bool)
-        chosen[rows] = True
-        kept = torch.from_numpy(np.flatnonzero(np.repeat(chosen, lengths)))
-        return self.train.targets[kept], [lengths[row] for row in rows], kept
+    def _sample(self, leading: Leading, part: float) -> tuple[Leading, torch.Tensor, list[int] | None]:
+        """Evenly spaced rows, about `part` of all, with their targets and lengths."""
+        targets, lengths = self.answers.train, self.lengths
+        n = len(targets) if lengths is None else len(lengths)
+        count = max(int(n * part), min(n, max(FEWEST, ROWS_AN_OUTPUT * self.head.outputs)))
+        rows = np.unique(np.linspace(0, n - 1, count).astype(int))
+        kept = rows
+        if lengths is not None:
+            chosen = np.zeros(n, bool)
+            chosen[rows] = True
+            kept = np.flatnonzero(np.repeat(chosen, lengths))
+            lengths = [lengths[row] for row in rows]
+        at = torch.from_numpy(kept)
+        return replace(leading, rows=leading.rows[at]), targets[at], lengths
 
 
 def _fit_map(kind: type[EmbedHead], backbone: Backbone, data: TaskData, features: FrozenFeatures) -> Fitted:
@@ -197,20 +225,18 @@ def _fit_map(kind: type[EmbedHead], backbone: Backbone, data: TaskData, features
     tried: list[dict[str, Any]] = []
     for reads in candidates_for(backbone, kind, data.task):
         template = kind(data.task, reads, backbone.width)
+        truth = truth_of(template, data.splits["dev"])
         train, _ = features.of(template, data.splits["train"])
         dev, _ = features.of(template, data.splits["dev"])
         spread = MatchSpread(train)
         for shrinkage in SHRINKAGES:
             head = kind(data.task, reads, backbone.width)
             head.put(spread, shrinkage)
-            value = utility(head, data.splits["dev"], head.decide(head(dev)))
-            tried.append({"reads": _names(reads), "solver": "wccn", "penalty": shrinkage, "dev": value})
-            if best is None or value > best.dev:
-                best = Fitted(head, "within-class covariance", shrinkage, value)
+            on_dev = metric_value(head, truth, head.decide(head(dev)))
+            fitted = Fitted(head, "within-class covariance", shrinkage, on_dev)
+            tried.append(fitted.summary)
+            if best is None or fitted.utility > best.utility:
+                best = fitted
     assert best is not None
     best.tried = tried
     return best
-
-
-def _names(reads: Sequence[Read]) -> list[str]:
-    return [str(read) for read in reads]

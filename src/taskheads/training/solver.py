@@ -28,12 +28,21 @@ class Basis:
     """
 
     def __init__(self, features: torch.Tensor) -> None:
+        n, d = features.shape
         self.mean = features.mean(0)
         self.centred = features - self.mean
-        variances, axes = torch.linalg.eigh(self.centred.T @ self.centred / len(features))
+        self._leading: dict[int, Leading] = {}
+        if n < d:
+            # The axes are combinations of the rows: found among these, which are fewer.
+            rows = self.centred.double()
+            variances, axes = torch.linalg.eigh(rows @ rows.T / n)
+        else:
+            variances, axes = torch.linalg.eigh(self.centred.T @ self.centred / n)
         kept = variances > 1e-6 * variances[-1].clamp_min(1e-30)
-        self.variances = variances[kept].flip(0)
-        self.axes = axes[:, kept].flip(1)
+        variances, axes = variances[kept].flip(0), axes[:, kept].flip(1)
+        if n < d:
+            axes = rows.T @ (axes / (n * variances).sqrt())
+        self.variances, self.axes = variances.to(features.dtype), axes.to(features.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -41,8 +50,10 @@ class Basis:
 
     def leading(self, count: int) -> Leading:
         """The rows in the `count` axes of largest variance (all of them, where there are fewer)."""
-        axes = self.axes[:, :count]
-        return Leading(self.centred @ axes, self.variances[:count], axes, self.mean)
+        if count not in self._leading:
+            axes = self.axes[:, :count]
+            self._leading[count] = Leading(self.centred @ axes, self.variances[:count], axes, self.mean)
+        return self._leading[count]
 
 
 @dataclass
@@ -83,11 +94,13 @@ def ridge(basis: Basis, targets: torch.Tensor, penalties: Sequence[float]) -> li
     """
     centre = targets.mean(0)
     moment = basis.axes.T @ (basis.centred.T @ (targets - centre)) / len(targets)
-    solutions = []
-    for penalty in penalties:
-        weight = basis.axes @ (moment / (basis.variances + penalty)[:, None])
-        solutions.append(Solution(weight, centre - basis.mean @ weight, penalty))
-    return solutions
+    # One product for all penalties: with few outputs, reading the axes is what takes time.
+    inner = torch.cat([moment / (basis.variances + penalty)[:, None] for penalty in penalties], dim=1)
+    weights = (basis.axes @ inner).split(targets.shape[1], dim=1)
+    return [
+        Solution(weight, centre - basis.mean @ weight, penalty)
+        for weight, penalty in zip(weights, penalties, strict=True)
+    ]
 
 
 def solve(
@@ -113,7 +126,8 @@ def solve(
     extra: starting values of the loss's other, unpenalised parameters.
     biased: whether there is an unpenalised bias.
     start: a solution in the same axes, to start from.
-    tolerance: L-BFGS stops when no entry of the gradient, in the scaled axes, exceeds it.
+    tolerance: L-BFGS stops when no entry of the gradient, in the scaled axes, exceeds it, or when a step
+        lowers the loss by less than its square.
     max_steps: L-BFGS steps at most.
     """
     rows = leading.rows
@@ -132,7 +146,7 @@ def solve(
         max_eval=2 * max_steps,
         history_size=20,
         tolerance_grad=tolerance,
-        tolerance_change=1e-8,
+        tolerance_change=tolerance**2,
         line_search_fn="strong_wolfe",
     )
 
