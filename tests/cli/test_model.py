@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,12 @@ def suite(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def quick() -> Iterator[None]:
-    """Heads on the last layer alone: which layers are chosen is not what is tested here."""
+    """Heads on the last layer alone, and a backbone loaded once: neither is what is tested here."""
+    from taskheads.backbone.backbone import Backbone
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taskheads.training.candidates.WIDEST", 400)
+        patch.setattr(Backbone, "load", cache(Backbone.load))
         yield
 
 

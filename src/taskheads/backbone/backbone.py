@@ -239,7 +239,7 @@ def _limit(model: nn.Module, tokenizer: Any) -> int:
     return limit if positions is None else min(limit, positions - first_position(model))
 
 
-def _use_registered_attention(model: nn.Module) -> bool:
+def _use_registered_attention(model: Any) -> bool:
     try:
         model.set_attn_implementation(NAME)
     except (ValueError, AttributeError):

@@ -88,7 +88,7 @@ class FeatureCache:
     def save(
         self, fingerprint: str, read: Read, keys: np.ndarray, values: torch.Tensor, sizes: np.ndarray
     ) -> None:
-        """Keep the vectors of rows, `values` float32 [vectors, width], row after row; left alone after that."""
+        """Keep the vectors of rows, `values` float32 [vectors, width], row after row; left alone after."""
         if not len(keys):
             return
         table = fingerprint, str(read)

@@ -192,7 +192,7 @@ def _inputs(model: Any, batch: Batch, ragged: bool) -> tuple[dict[str, Any], tor
 
 def first_position(model: Any) -> int:
     """The position id of a row's first token: 0, but RoBERTa and its kin count on from the padding id."""
-    embeddings = getattr(model, "embeddings", None)
+    embeddings: Any = getattr(model, "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_input_ids"):
         return int(embeddings.padding_idx) + 1
     return 0

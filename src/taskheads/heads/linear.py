@@ -63,6 +63,11 @@ class LinearHead(Head):
         """Targets as numbers [n, outputs], to which least squares fits the scores."""
         raise NotImplementedError
 
+    @property
+    def plain(self) -> list[int]:
+        """Features that make a sensible head by themselves, where few rows leave no way to do better."""
+        return []
+
     def tune(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Set what decisions need beyond the scores (thresholds) on rows not trained on; by default nothing.
 

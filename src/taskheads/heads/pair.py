@@ -58,6 +58,13 @@ class _PairHead(LinearHead):
             return super().features
         return len(self.reads) * (1 + (4 if self.directed else 2) * self.width)
 
+    @property
+    def plain(self) -> list[int]:
+        """The cosines."""
+        if self.joint:
+            return []
+        return list(range(0, self.features, self.features // len(self.reads)))
+
     def gather(self, found: Sequence[Mapping[Read, torch.Tensor]]) -> torch.Tensor:
         if self.joint:
             return super().gather(found)

@@ -19,10 +19,11 @@ from taskheads.tasks.task import Examples, Task, TaskData
 from taskheads.training.candidates import candidates_for
 from taskheads.training.features import FrozenFeatures
 from taskheads.training.held_out import with_dev
-from taskheads.training.solver import Leading, Solution, ridge, solve
+from taskheads.training.solver import Basis, Leading, Solution, ridge, solve
 
 RIDGE_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+PLAIN_PENALTY = 1e-4
 SHRINKAGES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
 # Principal axes that a head without a closed form is solved in. On the data sets of `benchmarks/quality.py`
 # scores do not rise beyond this number.
@@ -128,6 +129,13 @@ class _Trial:
         scores = (self.dev @ weights).split(self.head.outputs, dim=1)
         for solution, unbiased in zip(solutions, scores, strict=True):
             yield self._judge(solution, "least squares", tried, unbiased + solution.bias)
+        if self.head.plain:
+            few = Basis(self.basis.centred[:, self.head.plain])
+            (solution,) = ridge(few, numbers, [PLAIN_PENALTY])
+            weight = torch.zeros(self.head.features, self.head.outputs)
+            weight[self.head.plain] = solution.weight
+            bias = solution.bias - self.basis.mean @ weight
+            yield self._judge(Solution(weight, bias, PLAIN_PENALTY), "plain", tried)
 
     def maximum_likelihood(self, tried: list[dict[str, Any]]) -> Fitted:
         """The solution whose penalty does best on dev, searched for on as many rows as is cheap."""
