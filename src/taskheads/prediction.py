@@ -63,7 +63,7 @@ def answer_rows(
                 passes[key] = _Pass(request.form, present, items)
             passes[key].reads.update(dict.fromkeys(head.reads))
             used[name].append(passes[key])
-    if rows and not any(each.rows for each in passes.values()):
+    if heads and rows and not any(each.rows for each in passes.values()):
         needed = sorted({column for head in heads.values() for column in head.task.inputs})
         raise DataError(f"no task has its inputs here; they are {', '.join(needed)}", row=first_row)
     for each in passes.values():

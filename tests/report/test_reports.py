@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taskheads.methods import Card
-from taskheads.report.cards import method_card, methods_table
+from taskheads.report.cards import brief, method_card, methods_table
 from taskheads.report.kept import kept_features, size
 from taskheads.report.scores import scores_table, short_reads
 from taskheads.report.understood import understood
@@ -104,19 +104,19 @@ def test_what_was_understood() -> None:
         "1 task on the backbone minilm, seed 0",
         "",
         "moods  classify, judged by accuracy",
-        "  reads    text: median 7 words, 95 % up to 15, longest 200 (1,234 characters)",
-        "  answers  mood: 3 labels, glad (1,000), so sad that it takes more tha… (400), x (100)",
-        "  rows     train 1,500, dev 30, test 0",
-        "  why      first reason",
-        "           second reason",
+        "  reads     text: median 7 words, 95 % up to 15, longest 200 (1,234 characters)",
+        "  answers   mood: 3 labels, glad (1,000), so sad that it takes more tha… (400), x (100)",
+        "  rows      train 1,500, dev 30, test 0",
+        "  why       first reason",
+        "            second reason",
     ]
 
 
 def test_numbers_and_options_and_no_label() -> None:
     numbers = facts(labels=0, most_frequent=[], range=[0, 2.5], options={"crf": True})
     lines = printed(understood([numbers, facts(label=None)], "minilm", 0), 120)
-    assert "  answers  mood: numbers from 0 to 2.5" in lines
-    assert "  options  crf: True" in lines
+    assert "  answers   mood: numbers from 0 to 2.5" in lines
+    assert "  options   crf: True" in lines
     assert sum("answers" in line for line in lines) == 1
     assert lines[0].startswith("2 tasks")
 
@@ -126,13 +126,19 @@ def test_methods_and_their_cards() -> None:
         "soft_voting", "heads", "Average what several heads answer.", "arXiv:0000.00001", ("tag",), "a:B"
     )
     assert printed(methods_table([card]), 100) == [
-        "method       family  what it does                        paper",
-        "soft_voting  heads   Average what several heads answer.  arXiv:0000.00001",
+        "method       family  what it does                       paper",
+        "soft_voting  heads   Average what several heads answer  arXiv:0000.00001",
     ]
     assert printed(methods_table([card] * 2), 36)[1].startswith("soft_voting  Average what")
     shown = printed(method_card(card), 100)
     assert shown[0] == "soft_voting  heads"
-    assert "  evidence    no test is recorded" in shown
+    assert "  evidence  no test is recorded" in shown
+
+
+def test_a_summary_in_brief_ends_where_details_begin() -> None:
+    assert brief("One thing: a * b. Another") == "One thing"
+    assert brief("At [n, 0.5] rows; then") == "At [n, 0.5] rows"
+    assert brief("All of it") == "All of it"
 
 
 def test_the_cache() -> None:

@@ -18,7 +18,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -130,8 +129,3 @@ def _shape(module: nn.Module) -> tuple[int, int]:
     if isinstance(module, Conv1D):
         return module.nx, module.nf
     return 0, 0
-
-
-def tokens_first(tensor: torch.Tensor) -> torch.Tensor:
-    """[batch, heads, tokens, head width] → [batch, tokens, heads, head width], a view."""
-    return tensor.transpose(1, 2)

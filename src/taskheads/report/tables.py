@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -55,6 +55,16 @@ class FittedTable:
         for cells in zip(*(column.cells for column in columns), strict=True):
             table.add_row(*map(Text, cells))
         yield table
+
+
+def named_lines(lines: Iterable[tuple[str, str]]) -> Table:
+    """Names, and beside each a text; a name may be empty."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
+    table.add_column(width=10, no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines:
+        table.add_row(Text(f"  {name}"), Text(text))
+    return table
 
 
 def fitting(columns: Sequence[Column], width: int) -> list[Column]:

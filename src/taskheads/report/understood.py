@@ -9,6 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from taskheads.report.tables import named_lines
+
 _LONGEST_LABEL = 30
 
 
@@ -17,21 +19,12 @@ def understood(tasks: Sequence[Mapping[str, Any]], backbone: str, seed: int) -> 
     number = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
     parts: list[Text | Table] = [Text(f"{number} on the backbone {backbone}, seed {seed}")]
     for facts in tasks:
-        parts += [Text(), _title(facts), _block(facts)]
+        parts += [Text(), _title(facts), named_lines(_lines(facts))]
     return Group(*parts)
 
 
 def _title(facts: Mapping[str, Any]) -> Text:
     return Text.assemble((facts["name"], "bold"), f"  {facts['kind']}, judged by {facts['metric']}")
-
-
-def _block(facts: Mapping[str, Any]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(width=9, no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _lines(facts):
-        table.add_row(Text(f"  {name}"), Text(value))
-    return table
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
