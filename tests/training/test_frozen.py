@@ -131,10 +131,15 @@ def test_the_best_on_dev_of_all_that_was_tried_is_taken(table: Table, kind: str)
     data = DATA[kind][0]()
     fitted = fit_head(table.backbone, data, table.features(data))
     best = max(fitted.tried, key=lambda tried: tried["dev"])
-    assert [str(read) for read in fitted.head.reads] == best["reads"] or fitted.dev >= best["dev"]
     assert len({tuple(tried["reads"]) for tried in fitted.tried}) > 1
-    if not isinstance(fitted.head, TagHead):
+    if isinstance(fitted.head, TagHead):
+        # Its transitions are added to the head that was chosen without them.
+        assert fitted.dev >= best["dev"] - 1e-9
+    else:
         assert fitted.dev == pytest.approx(best["dev"])
+        assert (fitted.solver, fitted.penalty) in {
+            (tried["solver"], tried["penalty"]) for tried in fitted.tried if tried["dev"] == best["dev"]
+        }
 
 
 @pytest.mark.parametrize("metric", ["mae", "rmse"])
@@ -274,6 +279,16 @@ def test_the_likelihood_is_maximised_where_it_does_better(
 
 def text_is_first(text: str) -> bool:
     return bool(PLANTED[text][1:] @ normal(WIDTH - 1, seed=8) > 0)
+
+
+def test_with_few_rows_pairs_fall_back_on_the_cosine(table: Table) -> None:
+    data = pair()
+    data.splits["train"] = part(data.splits["train"], 0, 12)
+    features = table.features(data)
+    fitted = fit_head(table.backbone, data, features)
+    assert fitted.solver == "plain"
+    assert fitted.head.weight.count_nonzero() == len(fitted.head.reads)
+    assert value_on(fitted, data, features, "test") > 0.99
 
 
 def test_shrinkage_is_chosen_for_search(table: Table) -> None:

@@ -6,12 +6,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from taskheads.backbone.attention import NAME, Attention, attending
@@ -53,11 +54,9 @@ class Backbone:
         self._fingerprint: tuple[tuple, str] | None = None
         self._widths: dict[str, int] = {}
         self.tokens = None if tokenizer is None else Tokens(tokenizer, limit or _limit(model, tokenizer))
-        attends = _use_registered_attention(model)
-        self.why_padded = None if attends else f"{type(model).__name__} does not use the attention interface"
+        _use_registered_attention(model)
         self.layout = self._find_layout()
-        if not self.vision and self.why_padded is None:
-            self.why_padded = self._why_padded()
+        self.why_padded = None if self.vision else self._why_padded()
         if self.why_padded:
             log.warning("%s: running padded", self.why_padded)
 
@@ -71,23 +70,31 @@ class Backbone:
 
         source = _source(str(name))
         try:
-            with _without_bars():
+            with _quiet():
                 config = AutoConfig.from_pretrained(source)
                 # Of an encoder-decoder the encoder alone, as a class that can be saved and loaded again.
                 saved_alone = any(name.endswith("EncoderModel") for name in config.architectures or ())
                 encoder_only = config.is_encoder_decoder or saved_alone
                 auto = AutoModelForTextEncoding if encoder_only else AutoModel
-                model = auto.from_pretrained(source, config=config, dtype=torch.float32)
+                model, report = auto.from_pretrained(
+                    source, config=config, dtype=torch.float32, output_loading_info=True
+                )
                 vision = model.main_input_name == "pixel_values"
                 tokenizer = None if vision else AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BackboneError(f"the backbone {str(name)!r} cannot be loaded: {reason}") from error
+        # transformers would make them up. A pooler alone may be lacking: no site is above it.
+        if lacking := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
+            raise BackboneError(
+                f"the backbone {str(name)!r} cannot be loaded: "
+                f"its files lack {len(lacking)} of its weights, {lacking[0]} among them"
+            )
         return cls(model, tokenizer, name=str(name), limit=limit)
 
     def save(self, folder: str | Path) -> None:
         """Write weights, configuration and tokenizer as Hugging Face does; `load(folder)` reads them."""
-        with _without_bars():
+        with _quiet():
             self.model.save_pretrained(folder)
         if self.tokens is not None:
             self.tokens.tokenizer.save_pretrained(folder)
@@ -194,6 +201,8 @@ class Backbone:
         """Try the model without padding against padded rows; say what is wrong, or None."""
         probe = self._probe()
         name = type(self.model).__name__
+        if not self.layout.has_attention:
+            return f"{name} does not use the attention interface of transformers"
         try:
             with torch.inference_mode():
                 packed = Pass(self.layout, ["output"], {}).run(self.model, probe, ragged=True)["output"]
@@ -205,16 +214,18 @@ class Backbone:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars off the terminal."""
+def _quiet() -> Iterator[None]:
+    """Keep transformers' own progress bars and reports off the terminal; what matters is said by errors."""
     from transformers.utils import logging as transformers_logging
 
-    shown = transformers_logging.is_progress_bar_enabled()
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
             transformers_logging.enable_progress_bar()
 
 
@@ -239,15 +250,13 @@ def _limit(model: nn.Module, tokenizer: Any) -> int:
     return limit if positions is None else min(limit, positions - first_position(model))
 
 
-def _use_registered_attention(model: Any) -> bool:
-    try:
+def _use_registered_attention(model: Any) -> None:
+    """Where the model lets one: whether it does is seen from what calls the function when it runs."""
+    with _quiet(), suppress(ValueError, AttributeError):
         model.set_attn_implementation(NAME)
-    except (ValueError, AttributeError):
-        return False
-    return True
 
 
-def _plain_forward(model: nn.Module, batch: Batch) -> None:
+def _plain_forward(model: Any, batch: Batch) -> None:
     if isinstance(batch, ImageBatch):
         model(pixel_values=batch.pixels)
     else:

@@ -23,6 +23,7 @@ from taskheads.training.solver import Basis, Leading, Solution, ridge, solve
 
 RIDGE_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+# Of a head on its `plain` features alone: next to none.
 PLAIN_PENALTY = 1e-4
 SHRINKAGES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
 # Principal axes that a head without a closed form is solved in. On the data sets of `benchmarks/quality.py`
