@@ -111,7 +111,8 @@ class ShardFolder:
         try:
             with safe_open(path, "pt") as file:
                 return Index(file.get_tensor("keys").numpy(), file.get_tensor("sizes").numpy())
-        except OSError:
+        except (OSError, RuntimeError):
+            # safe_open opens a file twice, and says RuntimeError when it is gone at the second time.
             return None
         except _BROKEN:
             self.remove(table, name)
