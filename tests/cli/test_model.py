@@ -23,7 +23,7 @@ def sample(path: Path, count: int, keep: Callable[[dict], bool] = lambda row: Tr
         return [row for row, _ in zip(filter(keep, rows), range(count), strict=False)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def suite(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three tasks of three kinds, a few hundred rows each; `places.csv` is a fourth."""
     folder = tmp_path_factory.mktemp("suite")
@@ -45,7 +45,7 @@ def suite(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
     """Heads on the last layer alone, and a backbone loaded once: neither is what is tested here."""
     from taskheads.backbone.backbone import Backbone
@@ -56,7 +56,7 @@ def quick() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fitted(quick: None, suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the suite, fitted once; not to be changed."""
     import taskheads as th
