@@ -11,7 +11,7 @@ import torch
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.reads import Read
 from taskheads.heads import Head, head_for
-from taskheads.model import Model
+from taskheads.model.model import Model
 from taskheads.tasks.metrics import default_metric
 from taskheads.tasks.task import Task
 from tests.backbone.models import CONFIGS, tiny

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from taskheads.backbone.backbone import Backbone
     from taskheads.backbone.cache import FeatureCache
     from taskheads.errors import TaskheadsError
-    from taskheads.evaluation import Score
-    from taskheads.model import Model
+    from taskheads.model.evaluation import Score
+    from taskheads.model.model import Model
     from taskheads.tasks.suite import Suite, load_suite
     from taskheads.training.fit import add, fit
 
@@ -44,8 +44,8 @@ __all__ = [
 _HOMES = {
     "Backbone": "taskheads.backbone.backbone",
     "FeatureCache": "taskheads.backbone.cache",
-    "Model": "taskheads.model",
-    "Score": "taskheads.evaluation",
+    "Model": "taskheads.model.model",
+    "Score": "taskheads.model.evaluation",
     "Suite": "taskheads.tasks.suite",
     "TaskheadsError": "taskheads.errors",
     "add": "taskheads.training.fit",
@@ -56,7 +56,7 @@ _HOMES = {
 
 def load(folder: str | Path) -> Model:
     """The model that `Model.save` wrote to a folder. Raises ModelError when it is not whole."""
-    from taskheads.model import Model
+    from taskheads.model.model import Model
 
     return Model.load(folder)
 

@@ -258,7 +258,7 @@ def full(*_arguments: object, **_named: object) -> None:
 
 
 def test_a_full_disk_leaves_no_new_model(run: Run, suite: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("taskheads.saving.save_file", full)
+    monkeypatch.setattr("taskheads.model.saving.save_file", full)
     done = run("fit", suite / "likeness.jsonl", "--out", tmp_path / "m")
     one_line(done, str(tmp_path / "m"), "No space left on device")
     assert not list(tmp_path.iterdir())
@@ -269,7 +269,7 @@ def test_a_full_disk_leaves_the_old_model(
     command: str, run: Run, model: Path, suite: Path, monkeypatch
 ) -> None:
     before = contents(model)
-    monkeypatch.setattr("taskheads.saving.save_file", full)
+    monkeypatch.setattr("taskheads.model.saving.save_file", full)
     argument = suite / "number.csv" if command == "add" else "names"
     one_line(run(command, model, argument), str(model), "No space left on device")
     assert contents(model) == before
@@ -279,7 +279,7 @@ def test_an_interrupted_fit_leaves_nothing(run: Run, suite: Path, tmp_path: Path
     def interrupted(*_arguments: object, **_named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("taskheads.saving.save_file", interrupted)
+    monkeypatch.setattr("taskheads.model.saving.save_file", interrupted)
     done = run("fit", suite / "likeness.jsonl", "--out", tmp_path / "m")
     assert (done.code, done.out, done.err) == (130, "", "interrupted\n")
     assert not list(tmp_path.iterdir())

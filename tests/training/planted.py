@@ -12,9 +12,9 @@ import torch
 from taskheads.backbone.features import Words
 from taskheads.backbone.reads import Read
 from taskheads.heads import head_for
+from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.task import Examples, Task, TaskData
 from taskheads.training.candidates import candidates
-from taskheads.training.features import FrozenFeatures
 from tests.heads.planted import make_examples
 
 Vector = Callable[[str, str], torch.Tensor]
@@ -27,7 +27,7 @@ class Table:
         self.width, self.vector = width, vector
         self.asked: list[tuple[str, int]] = []
         self.backbone: Any = SimpleNamespace(width=width, n_layers=layers, causal=False)
-        monkeypatch.setattr("taskheads.training.features.extract", self._extract)
+        monkeypatch.setattr("taskheads.model.features.extract", self._extract)
 
     def features(self, *data: TaskData) -> FrozenFeatures:
         needs = [

@@ -17,7 +17,7 @@ import torch
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.cache import FeatureCache
 from taskheads.errors import ConfigError, DataError
-from taskheads.model import Model
+from taskheads.model.model import Model
 from taskheads.tasks.suite import load_suite
 from taskheads.training.fit import add, fit
 
@@ -238,7 +238,7 @@ def test_a_failure_while_adding_leaves_the_model_as_it_was(
         raise RuntimeError("out of luck")
 
     heads, card = dict(model.heads), json.dumps(model.card)
-    monkeypatch.setattr("taskheads.model.score", broken)
+    monkeypatch.setattr("taskheads.model.model.score", broken)
     with pytest.raises(RuntimeError):
         add(model, {"tasks": {"more": suite["tasks"]["stars"]}}, cache=cache)
     assert model.heads == heads

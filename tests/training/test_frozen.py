@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from taskheads.evaluation import judged, truth_of
 from taskheads.heads import TagHead
+from taskheads.model.evaluation import judged, truth_of
+from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.task import TaskData
 from taskheads.training import frozen
-from taskheads.training.features import FrozenFeatures
 from taskheads.training.frozen import Fitted, fit_head
 from taskheads.training.held_out import ENOUGH, with_dev
 from tests.heads.planted import generator, make_task, normal

@@ -17,7 +17,7 @@ from taskheads.cli.incoming import Format, Incoming, open_rows
 from taskheads.errors import DataError
 
 if TYPE_CHECKING:
-    from taskheads.model import Model
+    from taskheads.model.model import Model
 
 
 class Split(StrEnum):

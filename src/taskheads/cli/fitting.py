@@ -12,7 +12,7 @@ from taskheads.cli.arguments import Folder, NoCache, Quiet, Sources, one_source
 
 if TYPE_CHECKING:
     from taskheads.backbone.cache import FeatureCache
-    from taskheads.model import Model
+    from taskheads.model.model import Model
 
 Out = Annotated[Path | None, typer.Option(help="The folder of the model.  [default: runs/<name of SOURCE>]")]
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from taskheads.evaluation import Score
+from taskheads.model.evaluation import Score
 from taskheads.report.scores import number, scores_table, short_reads
 
 

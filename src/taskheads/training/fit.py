@@ -13,14 +13,14 @@ from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.cache import FeatureCache
 from taskheads.backbone.reads import Read
 from taskheads.errors import ConfigError
-from taskheads.evaluation import COSINE, Score, commonest, compared
 from taskheads.heads import head_for
-from taskheads.model import Model
-from taskheads.saving import check_writable
+from taskheads.model.evaluation import COSINE, Score, commonest, compared
+from taskheads.model.features import FrozenFeatures, Progress
+from taskheads.model.model import Model
+from taskheads.model.saving import check_writable
 from taskheads.tasks.suite import Suite, load_suite
 from taskheads.tasks.task import TaskData
 from taskheads.training.candidates import candidates
-from taskheads.training.features import FrozenFeatures, Progress
 from taskheads.training.frozen import Fitted, fit_head
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from taskheads.backbone.backbone import Backbone
-from taskheads.evaluation import metric_value, truth_of
 from taskheads.heads import EmbedHead, Head, LinearHead, head_for
 from taskheads.heads.embed import MatchSpread
+from taskheads.model.evaluation import metric_value, truth_of
+from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.labels import encode
 from taskheads.tasks.task import Examples, Task, TaskData
+from taskheads.training.basis import basis_of
 from taskheads.training.candidates import candidates_for
-from taskheads.training.features import FrozenFeatures
 from taskheads.training.held_out import with_dev
 from taskheads.training.solver import Basis, Leading, Solution, ridge, solve
 
@@ -119,7 +120,7 @@ class _Trial:
 
     def __init__(self, head: LinearHead, data: TaskData, answers: _Answers, features: FrozenFeatures) -> None:
         self.head, self.answers = head, answers
-        self.basis, self.lengths = features.basis(head, data.splits["train"])
+        self.basis, self.lengths = basis_of(features, head, data.splits["train"])
         self.dev, self.dev_lengths = features.of(head, data.splits["dev"])
 
     def least_squares(self, tried: list[dict[str, Any]]) -> Iterator[Fitted]:

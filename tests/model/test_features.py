@@ -11,10 +11,11 @@ from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.cache import FeatureCache
 from taskheads.backbone.reads import Read
 from taskheads.heads import head_for
+from taskheads.model import features as module
+from taskheads.model.features import FrozenFeatures, Gathered
 from taskheads.tasks.task import Task
-from taskheads.training import features as module
+from taskheads.training.basis import basis_of
 from taskheads.training.candidates import WIDEST, WIDEST_EMBEDDING, candidates, candidates_for
-from taskheads.training.features import FrozenFeatures, Gathered
 from taskheads.training.solver import Basis
 from tests.heads.planted import MEAN, WORDS, make_examples, make_task, normal
 from tests.training.planted import Table, split_data
@@ -69,12 +70,12 @@ def test_a_basis_is_shared_by_tasks_that_gather_the_same(
     data = split_data(make_task("classify", "ab"), TEXTS, targets=["a", "b"] * 6, dev=2, test=2)
     found = table.features(data)
     train = data.splits["train"]
-    first = found.basis(head_of(data.task), train)
+    first = basis_of(found, head_of(data.task), train)
     again = make_examples(*train.inputs, targets=[1.0] * 8)
-    assert found.basis(head_of(make_task("regress")), again) is first
+    assert basis_of(found, head_of(make_task("regress")), again) is first
     assert len(made) == 1
-    found.basis(head_of(data.task, Read("layers.0.output", "mean")), train)
-    found.basis(head_of(data.task), data.splits["dev"])
+    basis_of(found, head_of(data.task, Read("layers.0.output", "mean")), train)
+    basis_of(found, head_of(data.task), data.splits["dev"])
     assert len(made) == 3
 
 
@@ -85,14 +86,14 @@ def test_pairs_with_labels_and_with_numbers_share_no_basis(table: Table) -> None
     found = table.features(data)
     for task in (labels, numbers):
         head = head_of(task)
-        assert found.basis(head, data.splits["train"])[0].mean.shape == (head.features,)
+        assert basis_of(found, head, data.splits["train"])[0].mean.shape == (head.features,)
 
 
 def test_every_read_has_mean_square_one_in_a_basis(table: Table) -> None:
     data = split_data(make_task("classify", "ab"), TEXTS, targets=["a", "b"] * 6, dev=2, test=2)
     found = table.features(data)
     head = head_of(data.task, MEAN, Read("layers.0.output", "mean"))
-    basis, _ = found.basis(head, data.splits["train"])
+    basis, _ = basis_of(found, head, data.splits["train"])
     torch.testing.assert_close(basis.centred.view(8, 2, WIDTH).square().mean((0, 2)), torch.ones(2))
     gathered, _ = found.of(head, data.splits["train"])
     torch.testing.assert_close(basis.centred, (gathered - gathered.mean(0)) * basis.scale)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from taskheads import saving
 from taskheads.errors import ModelError
-from taskheads.model import Model
+from taskheads.model import saving
+from taskheads.model.model import Model
 from tests.small_models import rows, tiny_backbone, tiny_head, tiny_model
 
 NAMES = ("topic", "labels", "stars", "chain", "find")

@@ -14,10 +14,10 @@ from taskheads.backbone.reads import Read
 from taskheads.errors import DataError
 from taskheads.heads import EmbedHead, Head, Request, TagHead
 from taskheads.heads.tag import spans
+from taskheads.model.features import items_of
 from taskheads.tasks.examples import unlabelled
 from taskheads.tasks.labels import is_bio
 from taskheads.tasks.table import Table
-from taskheads.training.features import items_of
 
 
 @dataclass

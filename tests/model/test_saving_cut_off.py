@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-from taskheads import saving
 from taskheads.backbone.backbone import Backbone
 from taskheads.errors import ModelError
-from taskheads.model import Model
+from taskheads.model import saving
+from taskheads.model.model import Model
 from tests.small_models import rows, tiny_backbone, tiny_model
 
 PLACES = ("over the old model", "over another backbone", "to a new folder")

@@ -10,7 +10,7 @@ import torch
 from taskheads.backbone.backbone import Backbone
 from taskheads.errors import DataError
 from taskheads.heads import TagHead
-from taskheads.model import Model
+from taskheads.model.model import Model
 from tests.small_models import KINDS, rows, tiny_model
 
 

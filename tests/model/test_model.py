@@ -19,7 +19,7 @@ import taskheads as th
 from taskheads import model as module
 from taskheads.backbone.backbone import Backbone
 from taskheads.errors import ConfigError
-from taskheads.model import Model
+from taskheads.model.model import Model
 from taskheads.tasks.suite import Suite
 from taskheads.tasks.task import Task
 from taskheads.training.fit import add, fit
@@ -220,7 +220,7 @@ def test_importing_the_model_is_silent_and_stays_off_the_network() -> None:
         "def refuse(*a, **k): raise SystemExit('the network was asked for')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "import torch; version = torch.__version__\n"
-        "import taskheads.model, taskheads.training.fit\n"
+        "import taskheads.model.model, taskheads.training.fit\n"
         "assert torch.__version__ == version\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from taskheads.backbone.reads import Read
 from taskheads.heads import Head, Request
 from taskheads.heads.head import Form
 from taskheads.tasks.task import Examples
-from taskheads.training.solver import Basis
 
 Progress = Callable[[str, int, int], None]
+Sized = TypeVar("Sized", bound=tuple)
 
 # What was gathered, and bases, are kept for the next task on the same rows: the latest ones, up to this size.
 _KEPT_BYTES = 1 << 30
@@ -28,19 +28,6 @@ class Gathered(NamedTuple):
 
     features: torch.Tensor
     lengths: list[int] | None
-
-
-class Equalised(Basis):
-    """The basis of features that are `blocks` reads side by side.
-
-    Reads differ in scale; each is brought to mean square one, so that a penalty is fair to all. `scale` [d]
-    is what the features are multiplied by.
-    """
-
-    def __init__(self, features: torch.Tensor, blocks: int) -> None:
-        squares = (features - features.mean(0)).square_().mean(0).view(blocks, -1).mean(1)
-        self.scale = squares.clamp_min(1e-12).rsqrt().repeat_interleave(features.shape[1] // blocks)
-        super().__init__(features * self.scale)
 
 
 class FrozenFeatures:
@@ -84,19 +71,10 @@ class FrozenFeatures:
 
     def of(self, head: Head, examples: Examples) -> Gathered:
         """What `head` gathers for these rows; shared by heads that gather the same, so not to be changed."""
-        return self._once("gathered", head, examples, lambda: self._gather(head, examples))
+        return self.once("gathered", head, examples, lambda: self.gather(head, examples))
 
-    def basis(self, head: Head, examples: Examples) -> tuple[Equalised, list[int] | None]:
-        """The basis of what `head` gathers for these rows, and the rows' numbers of words as in `Gathered`;
-        shared by heads that gather the same."""
-
-        def make() -> tuple[Equalised, list[int] | None]:
-            gathered = self._gather(head, examples)
-            return Equalised(gathered.features, len(head.reads)), gathered.lengths
-
-        return self._once("basis", head, examples, make)
-
-    def _gather(self, head: Head, examples: Examples) -> Gathered:
+    def gather(self, head: Head, examples: Examples) -> Gathered:
+        """As `of`, made anew and not kept."""
         found: list[dict[Read, torch.Tensor]] = []
         lengths: list[int] | None = None
         for request in head.requests:
@@ -117,7 +95,9 @@ class FrozenFeatures:
         assert isinstance(whole, torch.Tensor)
         return whole[torch.from_numpy(self._at(request, examples))]
 
-    def _once(self, what: str, head: Head, examples: Examples, make: Callable[[], Any]) -> Any:
+    def once(self, what: str, head: Head, examples: Examples, make: Callable[[], Sized]) -> Sized:
+        """What `make` derives from these features of these rows, kept under the name `what` for the next head
+        that gathers the same; shared, so not to be changed. `nbytes` of its first part is its size."""
         rows = [(each.form, self._at(each, examples).tobytes()) for each in head.requests]
         key = (what, type(head).gather.__qualname__, head.features, head.reads, *rows)
         if key not in self._kept:

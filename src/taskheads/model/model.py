@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from taskheads import saving
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.cache import FeatureCache
 from taskheads.backbone.reads import Read
 from taskheads.errors import ConfigError
-from taskheads.evaluation import COSINE, Score, by_cosine, compared, score, without_model
 from taskheads.heads import Head
-from taskheads.prediction import answer_rows
+from taskheads.model import saving
+from taskheads.model.evaluation import COSINE, Score, by_cosine, compared, score, without_model
+from taskheads.model.features import FrozenFeatures, Progress
+from taskheads.model.prediction import answer_rows
 from taskheads.tasks.suggest import did_you_mean
 from taskheads.tasks.suite import Suite, load_suite
 from taskheads.tasks.task import Examples, Task
-from taskheads.training.features import FrozenFeatures, Progress
 
 # Rows answered together. Part of the result's last bits, so a constant and no option.
 _CHUNK = 2048

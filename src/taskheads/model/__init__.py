@@ -1,0 +1,1 @@
+"""A backbone, its heads and what is known of them: asked, judged, saved, loaded."""
