@@ -146,7 +146,7 @@ def compare(name: str, backbone: Any, probe: Any, limit: int | None) -> Result:
 
     suite = read(name, limit)
     data = suite.tasks[name]
-    model, product_seconds = timed(lambda: th.fit(suite, backbone=backbone))
+    model, product_seconds = timed(lambda: th.fit(suite, tune="frozen", backbone=backbone))
     probed, baseline_seconds = timed(lambda: probe.of(data))
     metric, truth = judge(data.task), truths(data.task, data.splits["test"])
     mine = answers(model, data)

@@ -158,7 +158,7 @@ def fitting(suite: Any, backbone: Any, rounds: int) -> tuple[Figures, Any]:
                 solving.append(Seconds.now())
 
         start = Seconds.now()
-        model = th.fit(suite, backbone=backbone, progress=stamp)
+        model = th.fit(suite, tune="frozen", backbone=backbone, progress=stamp)
         end = Seconds.now()
         taken["features"].append(solving[0] - start)
         taken["heads"].append(end - solving[0])

@@ -19,7 +19,7 @@ FLOORS = (
     {"tasks", "backbone", "methods"},
     {"heads", "edits"},
     {"model", "sharing"},
-    {"training"},
+    {"training", "bulk"},
     {"merging", "attention.inspect", "attention.steer", "attention.designs", "attention", "cache", "compress"}
     | {"continual", "prompting", "data", "trust", "modalities", "routing"},
     {"report", "serve", "cli", "__main__", ""},  # "" is taskheads/__init__.py, the face

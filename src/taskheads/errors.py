@@ -23,6 +23,10 @@ class ModelError(TaskheadsError):
     """A saved model folder is missing, incomplete, altered, or of a version this release does not know."""
 
 
+class TrainingError(TaskheadsError):
+    """A training run stopped, and says why, what of it is kept and how to go on."""
+
+
 class DataError(TaskheadsError):
     """Something in the data is wrong: the message names file, row, column and value, as far as they exist.
 

@@ -62,7 +62,7 @@ def fitted(quick: None, suite: Path, tmp_path_factory: pytest.TempPathFactory) -
     import taskheads as th
 
     folder = tmp_path_factory.mktemp("models") / "fitted"
-    th.fit(suite / "tasks.yaml", out=folder)
+    th.fit(suite / "tasks.yaml", tune="frozen", out=folder)
     return folder
 
 
@@ -93,7 +93,7 @@ def one_line(done: Any, *names: str) -> None:
 
 def test_fit_says_how_good_it_is_where_it_is_and_what_to_type_next(run: Run, suite: Path, tmp_path) -> None:
     folder = tmp_path / "runs" / "first"
-    done = run("fit", suite / "number.csv", "--out", folder, "--seed", "1")
+    done = run("fit", "--tune", "frozen", suite / "number.csv", "--out", folder, "--seed", "1")
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0].split() == ["task", "kind", "metric", "score", "95", "%", "baseline", "rows", "reads"]
@@ -106,7 +106,11 @@ def test_fit_says_how_good_it_is_where_it_is_and_what_to_type_next(run: Run, sui
 
 def test_a_folder_with_other_files_is_refused_before_anything_runs(run: Run, suite: Path, write) -> None:
     mine = write("out/mine.txt", "precious")
-    one_line(run("fit", suite / "no such.yaml", "--out", mine.parent), str(mine.parent), "another folder")
+    one_line(
+        run("fit", "--tune", "frozen", suite / "no such.yaml", "--out", mine.parent),
+        str(mine.parent),
+        "another folder",
+    )
     assert contents(mine.parent) == {"mine.txt": b"precious"}
 
 
@@ -248,7 +252,9 @@ def test_a_backbone_that_is_not_there(
     backbone: str, run: Run, suite: Path, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    done = run("fit", suite / "questions.jsonl", "--backbone", backbone, "--out", tmp_path / "m")
+    done = run(
+        "fit", "--tune", "frozen", suite / "questions.jsonl", "--backbone", backbone, "--out", tmp_path / "m"
+    )
     one_line(done, backbone)
     assert not list(tmp_path.iterdir())
 
@@ -259,7 +265,7 @@ def full(*_arguments: object, **_named: object) -> None:
 
 def test_a_full_disk_leaves_no_new_model(run: Run, suite: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("taskheads.model.saving.save_file", full)
-    done = run("fit", suite / "likeness.jsonl", "--out", tmp_path / "m")
+    done = run("fit", "--tune", "frozen", suite / "likeness.jsonl", "--out", tmp_path / "m")
     one_line(done, str(tmp_path / "m"), "No space left on device")
     assert not list(tmp_path.iterdir())
 
@@ -280,6 +286,6 @@ def test_an_interrupted_fit_leaves_nothing(run: Run, suite: Path, tmp_path: Path
         raise KeyboardInterrupt
 
     monkeypatch.setattr("taskheads.model.saving.save_file", interrupted)
-    done = run("fit", suite / "likeness.jsonl", "--out", tmp_path / "m")
+    done = run("fit", "--tune", "frozen", suite / "likeness.jsonl", "--out", tmp_path / "m")
     assert (done.code, done.out, done.err) == (130, "", "interrupted\n")
     assert not list(tmp_path.iterdir())

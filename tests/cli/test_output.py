@@ -1,4 +1,4 @@
-"""Files are whole or not there; progress is drawn for people only; what to type next can be typed."""
+"""Progress is drawn for people only; what to type next can be typed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
+from taskheads.cli.bars import counted, left, pace
 from taskheads.cli.next_steps import next_steps, program
-from taskheads.cli.output import whole_file
 from taskheads.cli.progress import progress
 from taskheads.tasks.task import Task
 
@@ -22,23 +23,6 @@ class Terminal(io.StringIO):
 
 def task(name: str, *inputs: str) -> Task:
     return Task(name, "pair" if len(inputs) == 2 else "classify", inputs, "label", "accuracy", ("a", "b"))
-
-
-def test_a_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "answers.jsonl"
-    with whole_file(path) as file:
-        file.write("é\n")
-        assert not path.exists()
-    assert path.read_bytes() == "é\n".encode()
-
-
-def test_a_file_that_is_not_finished_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
-    path.write_text("old")
-    with pytest.raises(UnicodeEncodeError), whole_file(path) as file:
-        file.writelines(["new", "half a character: \ud83d"])
-    assert [p.name for p in tmp_path.iterdir()] == ["answers.jsonl"]
-    assert path.read_text() == "old"
 
 
 def test_nobody_watches_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,8 +49,37 @@ def test_a_terminal_shows_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
         report("fitting", 3, 0)
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert "reading" in shown
-    assert "1,500 of 1,500" in shown
+    assert "1,500 of 1,500 tokens" in shown
     assert "fitting" in shown
+
+
+def timed(stage: str, updates: list[tuple[float, int]], total: int) -> Progress:
+    """A stage that had done so much at these times."""
+    clock = [0.0]
+    shown = Progress(get_time=lambda: clock[0], auto_refresh=False)
+    place = shown.add_task(stage, total=total)
+    for clock[0], done in updates:
+        shown.update(place, completed=done)
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        ("predict", ("4,096 of 10,000 rows", "2,048 rows/s", "0:03 to go")),
+        ("reading", ("4,096 of 10,000 tokens", "2,048 tokens/s", "0:03 to go")),
+        ("solving", ("4,096 of 10,000 tasks", "2,048 tasks/s", "0:03 to go")),
+        ("another", ("4,096 of 10,000", "2,048/s", "0:03 to go")),
+    ],
+)
+def test_a_bar_says_what_it_counts_how_fast_and_how_long(stage: str, told: tuple[str, ...]) -> None:
+    (task,) = timed(stage, [(1.0, 2048), (2.0, 4096)], total=10_000).tasks
+    assert (counted(task), pace(task), left(task)) == told
+
+
+def test_rows_answered_by_the_run_before_do_not_count_as_speed() -> None:
+    (task,) = timed("predict", [(1.0, 900_000), (2.0, 900_100), (3.0, 900_200)], total=1_000_000).tasks
+    assert pace(task) == "100 rows/s"
 
 
 def test_what_to_type_next_fits_the_model() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from taskheads.backbone.backbone import Backbone
-from taskheads.errors import DataError
+from taskheads.backbone.branching import branched
+from taskheads.errors import ConfigError, DataError
 from taskheads.heads import TagHead
+from taskheads.model import prediction
 from taskheads.model.model import Model
+from taskheads.model.prediction import answer_block, answer_stream, chosen
 from tests.small_models import KINDS, rows, tiny_model
 
 
@@ -114,6 +118,16 @@ def test_a_query_and_a_document_are_embedded_alone_as_they_are_together(model: M
         assert float(q.norm()) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_text_alone_is_embedded_as_a_query_and_compared_with_nothing(model: Model) -> None:
+    texts = [row["query"] for row in rows(4)]
+    mixed = [*texts, {"query": "home", "doc": "a home"}]
+    answers = model.predict(mixed, tasks=["find"])
+    for answer, query in zip(answers, model.predict([{"query": each} for each in texts]), strict=False):
+        assert answer["find"].keys() == {"embedding"}
+        assert close(answer["find"]["embedding"], query["find"]["embedding"])
+    assert answers[-1]["find"].keys() == {"embedding", "similarity"}
+
+
 def test_words_may_come_as_a_list(model: Model) -> None:
     words = ["the", "quick", "fox"]
     (as_list,), (as_text,) = (
@@ -145,6 +159,26 @@ def test_tasks_on_the_same_columns_share_a_pass(model: Model, passes: list[int])
     assert len(passes) == 2 * len(one)
 
 
+def test_a_task_is_answered_from_the_backbone_that_it_reads(model: Model) -> None:
+    """Two tasks on the same texts, one of them on a branch: neither is answered from the other's pass."""
+    name, value = next(
+        each
+        for each in model.backbone.model.named_parameters()
+        if "layer.1" in each[0] and each[1].dim() == 2
+    )
+    branch = branched(model.backbone, {name: value + 1})
+    heads, asked = chosen(model.heads, ["topic", "labels"]), rows(6)
+
+    def answers(backbone_of: Callable[[str], Backbone]) -> list[dict[str, Any]]:
+        return answer_block(heads, backbone_of, asked)
+
+    both = answers(lambda task: branch if task == "topic" else model.backbone)
+    on_branch, on_trunk = answers(lambda _: branch), answers(lambda _: model.backbone)
+    assert [row["topic"] for row in both] == [row["topic"] for row in on_branch]
+    assert [row["labels"] for row in both] == [row["labels"] for row in on_trunk]
+    assert [row["topic"] for row in both] != [row["topic"] for row in on_trunk]
+
+
 def test_an_unreadable_value_is_named(model: Model) -> None:
     with pytest.raises(DataError, match=r"row 2, column 'text'"):
         model.predict([{"text": "a"}, {"text": 5}])
@@ -154,6 +188,59 @@ def test_an_unreadable_value_is_named(model: Model) -> None:
         DataError, match=r"no task has its inputs here; they are doc, other, query, text, title"
     ):
         model.predict([{"words": "a"}])
+
+
+@pytest.fixture
+def blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "BLOCK", 4)
+
+
+def streamed(model: Model, asked: Any, **how: Any) -> Iterator[dict[str, Any]]:
+    return answer_stream(chosen(model.heads), model.backbone_of, asked, **how)
+
+
+@pytest.mark.parametrize("places", [range(8, 12), range(0, 4), range(16, 20), [17]])
+def test_rows_without_inputs_are_null_wherever_they_stand(
+    places: Any, model: Model, blocks_of_four: None
+) -> None:
+    """Blocks with no answer at all, in the middle, after the end and before the start of those with some."""
+    asked: list[Any] = [{"nothing": i} for i in range(20)]
+    for i, row in zip(places, rows(4), strict=False):
+        asked[i] = row
+    answers = list(streamed(model, asked))
+    have = [i for i, row in enumerate(answers) if any(answer is not None for answer in row.values())]
+    assert have == list(places)
+    assert all(row.keys() == KINDS.keys() for row in answers)
+
+
+def test_nothing_is_answered_where_no_row_has_inputs(model: Model, blocks_of_four: None) -> None:
+    answers = streamed(model, [{"txt": "a"}] * 20)
+    with pytest.raises(DataError, match=r"row 1: no task has its inputs here; they are doc, other"):
+        next(answers)
+
+
+def test_a_stream_waits_for_the_first_answer_and_then_no_longer(model: Model, blocks_of_four: None) -> None:
+    taken = 0
+
+    def source() -> Iterator[dict[str, Any]]:
+        nonlocal taken
+        for row in [*[{"nothing": 1}] * 8, *rows(4), *[{"nothing": 1}] * 8]:
+            taken += 1
+            yield row
+
+    answers = streamed(model, source())
+    next(answers)
+    assert taken == 12
+    for _ in range(12):
+        next(answers)
+    assert taken == 16
+
+
+def test_a_model_without_tasks_says_so(model: Model) -> None:
+    with pytest.raises(ConfigError, match="the model has no task to answer; `taskheads add` gives it one"):
+        chosen({})
+    with pytest.raises(ConfigError, match=r"no task 'topc' \(did you mean 'topic'\?\); its tasks are topic"):
+        chosen(model.heads, ["topc"])
 
 
 def test_no_rows_have_no_answers(model: Model) -> None:

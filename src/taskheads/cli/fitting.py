@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
     from taskheads.backbone.cache import FeatureCache
     from taskheads.model.model import Model
 
+REPORT = "report.html"
+
+
+class Tune(StrEnum):
+    """What `--tune` takes."""
+
+    frozen = "frozen"
+    full = "full"
+    auto = "auto"
+
+
 Out = Annotated[Path | None, typer.Option(help="The folder of the model.  [default: runs/<name of SOURCE>]")]
 
 
@@ -21,29 +33,45 @@ def fit(
     source: Sources,
     out: Out = None,
     backbone: Annotated[str | None, typer.Option(help="A folder or a Hub name.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of made splits and of intervals.")] = None,
+    tune: Annotated[Tune, typer.Option(help="What learns; see below.")] = Tune.auto,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="For tuning the backbone.  [default: 10]")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of training, made splits, intervals.")] = None,
     no_cache: NoCache = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit one model of all tasks, score it, save it.
 
     SOURCE is a suite (YAML), or data files: their columns then tell the tasks.
+
+    --tune frozen solves for a head of each task; full also tunes the backbone for all of them together; auto
+    does both, and each task keeps what is best for it.
     """
     import taskheads as th
     from taskheads.cli.next_steps import next_steps
-    from taskheads.cli.progress import progress
+    from taskheads.cli.progress import bars
+    from taskheads.report.page import page
 
     folder = out or Path("runs") / _name(source[0])
-    with progress(quiet=quiet) as report:
+    with bars(quiet=quiet) as drawn:
         model = th.fit(
             one_source(source),
             out=folder,
             backbone=backbone,
+            tune=tune.value,
+            training={} if minutes is None else {"minutes": minutes},
+            resume=resume,
             seed=seed,
             cache=_cache(no_cache),
-            progress=report,
+            progress=drawn.report if drawn else None,
+            watch=drawn.watch if drawn else None,
         )
+    assert model.report is not None
+    (folder / REPORT).write_text(page(model.report), encoding="utf-8")
     _show_scores(model, model.tasks)
+    print(f"\nA report to open in a browser: {folder / REPORT}")
     print(f"\nThe model is in {folder}. What to type next:\n")
     for step in next_steps(folder, model.tasks.values(), source):
         print(f"  {step}")

@@ -28,8 +28,10 @@ class ClassifyHead(LinearHead):
     def as_numbers(self, targets: torch.Tensor) -> torch.Tensor:
         return one_hot(targets, self.outputs).to(torch.float32)
 
-    def calibrate(self, scores: torch.Tensor, targets: torch.Tensor, lengths: Any = None) -> None:
-        self.rescale(temperature(scores, targets))
+    def calibrate(self, scores: torch.Tensor, targets: torch.Tensor, lengths: Any = None) -> float:
+        factor = temperature(scores, targets)
+        self.rescale(factor)
+        return factor
 
     def decide(self, scores: torch.Tensor, lengths: Any = None) -> Decisions:
         probability = scores.softmax(-1).numpy()

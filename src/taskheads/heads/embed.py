@@ -28,6 +28,7 @@ class EmbedHead(Head):
     """
 
     kind = "embed"
+    additive = False  # each query is told from all documents of the batch
 
     def __init__(self, task: Task, reads: Sequence[Read], width: int) -> None:
         super().__init__(task, reads, width)
@@ -59,7 +60,8 @@ class EmbedHead(Head):
         2017, arXiv:1705.00652, 4.4: "multiple negatives"). There are no targets: row i goes with row i."""
         if not scores.shape[1]:
             return scores.sum()
-        return cross_entropy(_SHARPNESS * scores[0] @ scores[1].T, torch.arange(scores.shape[1]))
+        own = torch.arange(scores.shape[1], device=scores.device)
+        return cross_entropy(_SHARPNESS * scores[0] @ scores[1].T, own)
 
     def put(self, spread: MatchSpread, shrinkage: float) -> None:
         """Take the map of these pairs; `shrinkage` in (0, 1] is how much of S is replaced by its mean

@@ -46,9 +46,11 @@ class Head(nn.Module):
     Class attributes
     ----------------
     kind: the metrics' name of the kind (`pair` with numbers is "similarity").
+    additive: whether `loss` is a mean over rows or words, so that it may be computed in parts.
     """
 
     kind: str
+    additive: bool = True
 
     def __init__(self, task: Task, reads: Sequence[Read], width: int) -> None:
         super().__init__()

@@ -81,8 +81,12 @@ class LinearHead(Head):
 
     def calibrate(
         self, scores: torch.Tensor, targets: torch.Tensor, lengths: Sequence[int] | None = None
-    ) -> None:
-        """Make the chosen head's probabilities honest on rows not trained on; by default nothing."""
+    ) -> float:
+        """Make the chosen head's probabilities honest on rows not trained on; by default nothing.
+
+        Returns what the scores were multiplied by.
+        """
+        return 1.0
 
     def put(self, weight: torch.Tensor, bias: torch.Tensor, extra: Sequence[torch.Tensor] = ()) -> None:
         """Take over a solution."""

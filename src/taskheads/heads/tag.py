@@ -36,6 +36,7 @@ class TagHead(LinearHead):
 
     def __init__(self, task: Task, reads: Sequence[Read], width: int) -> None:
         super().__init__(task, reads, width)
+        self.additive = not self.crf  # the chain's loss has a term of its own, once
         transitions = torch.zeros(self.outputs + 1, self.outputs)
         if self.crf:
             self.transitions = nn.Parameter(transitions)
@@ -75,9 +76,9 @@ class TagHead(LinearHead):
 
     def calibrate(
         self, scores: torch.Tensor, targets: torch.Tensor, lengths: Sequence[int] | None = None
-    ) -> None:
+    ) -> float:
         if self.crf or not len(targets):
-            return
+            return 1.0
         factor = temperature(scores, targets)
         self.rescale(factor)
         truth = self._rows(targets.numpy(), lengths or [])
@@ -88,6 +89,7 @@ class TagHead(LinearHead):
             return self.metric.utility(self.metric.compute(truth, self._rows(path, lengths or [])))
 
         self.transitions.copy_(max(_TRUST, key=utility) * counted)
+        return factor
 
     def decide(self, scores: torch.Tensor, lengths: Sequence[int] | None = None) -> Decisions:
         transitions = self.transitions.detach()

@@ -15,6 +15,7 @@ from taskheads.backbone.reads import Read
 from taskheads.heads import EmbedHead, Head, Request, TagHead
 from taskheads.heads.embed import retrieval
 from taskheads.heads.head import Decisions
+from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.labels import encode
 from taskheads.tasks.metrics import interval, metrics_of
 from taskheads.tasks.task import Examples, Task
@@ -60,6 +61,14 @@ def score(
     return Score(
         task.name, task.kind, metric.name, value.value, value.low, value.high, len(examples), beside, others
     )
+
+
+def decided(head: Head, examples: Examples, features: FrozenFeatures) -> tuple[torch.Tensor, Decisions]:
+    """The scores and the decisions of a head on rows whose features are at hand."""
+    gathered, lengths = features.of(head, examples)
+    with torch.inference_mode():
+        scores = head(gathered)
+        return scores, head.decide(scores, lengths)
 
 
 def truth_of(head: Head, examples: Examples) -> Any:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from taskheads.backbone.backbone import Backbone
+from taskheads.backbone.branching import Branch
 from taskheads.backbone.cache import FeatureCache
 from taskheads.backbone.reads import Read
 from taskheads.errors import ConfigError
 from taskheads.heads import Head
 from taskheads.model import saving
-from taskheads.model.evaluation import COSINE, Score, by_cosine, compared, score, without_model
+from taskheads.model.evaluation import COSINE, Score, by_cosine, compared, decided, score, without_model
 from taskheads.model.features import FrozenFeatures, Progress
-from taskheads.model.prediction import answer_rows
-from taskheads.tasks.suggest import did_you_mean
+from taskheads.model.prediction import answer_stream, chosen
 from taskheads.tasks.suite import Suite, load_suite
 from taskheads.tasks.task import Examples, Task
 
-# Rows answered together. Part of the result's last bits, so a constant and no option.
-_CHUNK = 2048
+FeaturesOf = Callable[[Backbone], FrozenFeatures]
 
 
 class Model:
@@ -34,19 +30,40 @@ class Model:
     backbone: the shared transformer.
     heads: the heads by task name.
     card: the data card; what is told of each task in `card["tasks"][name]`.
+    branches: backbones with some weights of their own, by name; trunks before what grew from them.
+    branch_of: which branch a task's head reads, for the tasks whose head does not read the backbone itself.
+
+    Attributes
+    ----------
+    report: what `fit` found out, for `taskheads.report.page`; None for a model that was loaded.
     """
 
-    def __init__(self, backbone: Backbone, heads: dict[str, Head], card: dict[str, Any]) -> None:
+    report: dict[str, Any] | None = None
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        heads: dict[str, Head],
+        card: dict[str, Any],
+        branches: dict[str, Branch] | None = None,
+        branch_of: dict[str, str] | None = None,
+    ) -> None:
         self.backbone, self.heads, self.card = backbone, heads, card
+        self.branches, self.branch_of = branches or {}, branch_of or {}
 
     @classmethod
     def load(cls, folder: str | Path) -> Model:
         """The model that `save` wrote. Raises ModelError, in one sentence, when it is not whole."""
         return cls(*saving.load(folder))
 
+    def backbone_of(self, task: str) -> Backbone:
+        """What the head of a task reads."""
+        return self.branches[self.branch_of[task]].backbone if task in self.branch_of else self.backbone
+
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, in place of a model that is there; all or nothing."""
-        saving.save(folder, self.backbone, self.heads, self.card)
+        parts = saving.Parts(self.backbone, self.heads, self.card, self.branches, self.branch_of)
+        saving.save(folder, parts)
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -55,9 +72,16 @@ class Model:
 
     def remove(self, name: str) -> None:
         """Forget a task; every other task's answers stay bit for bit what they were."""
-        self._known([name])
+        chosen(self.heads, [name])
         del self.heads[name]
         del self.card["tasks"][name]
+        self.branch_of.pop(name, None)
+        needed = set(self.branch_of.values())
+        for branch in reversed(list(self.branches)):
+            if branch in needed:
+                needed.add(self.branches[branch].trunk)
+            else:
+                del self.branches[branch]
 
     def predict(
         self, rows: Sequence[Any], *, tasks: Sequence[str] | None = None, scores: bool = False
@@ -67,7 +91,7 @@ class Model:
         Parameters
         ----------
         rows: texts, or dicts with the tasks' input columns. A text stands for the input of every task that
-            has one; for `tag` it is split at blanks.
+            has one; for `tag` it is split at blanks, for `embed` it is a query.
         tasks: names of the tasks to answer; all by default.
         scores: whether answers carry the probability of every label.
 
@@ -80,21 +104,19 @@ class Model:
 
         Raises
         ------
-        ConfigError: an unknown task. DataError: a value that cannot be read, or no row for any task.
+        ConfigError: an unknown task, or a model without tasks. DataError: a value that cannot be read, or no
+        row of all has what any task needs.
         """
         return list(self.predict_stream(rows, tasks=tasks, scores=scores))
 
     def predict_stream(
         self, rows: Iterable[Any], *, tasks: Sequence[str] | None = None, scores: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """As `predict`, row by row from an iterable of any length, in constant memory."""
-        chosen = self._known(self.heads if tasks is None else tasks)
-        rows = iter(rows)
-        start = 0
-        while chunk := list(itertools.islice(rows, _CHUNK)):
-            heads = {name: self.heads[name] for name in chosen}
-            yield from answer_rows(self.backbone, heads, chunk, first_row=start + 1, scores=scores)
-            start += len(chunk)
+        """As `predict`, row by row from an iterable of any length, in constant memory.
+
+        Nothing comes before the first row that has an answer to any task.
+        """
+        return answer_stream(chosen(self.heads, tasks), self.backbone_of, rows, scores=scores)
 
     def evaluate(
         self,
@@ -127,44 +149,44 @@ class Model:
         if not rows:
             names = ", ".join(self.heads)
             raise ConfigError(f"that data has no {split} rows of a task of this model ({names})")
-        return self.scores(rows, self._features(rows, cache, progress))
+        return self.scores(rows, self.features(rows, cache, progress))
 
-    def scores(self, rows: dict[str, Examples], features: FrozenFeatures) -> list[Score]:
-        """The score of each task on labelled rows whose features are at hand."""
+    def scores(self, rows: dict[str, Examples], features: FeaturesOf) -> list[Score]:
+        """The score of each task on labelled rows, from the features of each backbone that its tasks read."""
         found = []
         for name, examples in rows.items():
             head = self.heads[name]
-            gathered, lengths = features.of(head, examples)
-            with torch.inference_mode():
-                made = head.decide(head(gathered), lengths)
+            _, made = decided(head, examples, features(self.backbone_of(name)))
             beside = without_model(head.task, self.card["tasks"][name]["commonest"], examples)
             if beside is None:
-                first, second = (features.read(each, COSINE, examples) for each in compared(head.task))
+                plain = features(self.backbone)
+                first, second = (plain.read(each, COSINE, examples) for each in compared(head.task))
                 beside = by_cosine(head.task, first, second)
             found.append(score(head, examples, made, beside, self.card["seed"]))
         return found
 
-    def _features(
-        self, rows: dict[str, Examples], cache: FeatureCache | None, progress: Progress | None
-    ) -> FrozenFeatures:
-        needs = [
-            (request, examples)
-            for name, examples in rows.items()
-            for request in [*self.heads[name].requests, *compared(self.heads[name].task)]
-        ]
-        reads: dict[str, set[Read]] = {"text": {COSINE}, "pair": set(), "words": set()}
-        for name in rows:
-            for request in self.heads[name].requests:
-                reads[request.form].update(self.heads[name].reads)
-        return FrozenFeatures(
-            self.backbone, needs, lambda form: sorted(reads[form]), cache=cache, progress=progress
-        )
+    def features(
+        self, rows: dict[str, Examples], cache: FeatureCache | None = None, progress: Progress | None = None
+    ) -> FeaturesOf:
+        """What `scores` needs of these rows: a function from a backbone to its features."""
+        made: dict[int, FrozenFeatures] = {}
 
-    def _known(self, names: Iterable[str]) -> list[str]:
-        names = list(names)
-        for name in names:
-            if name not in self.heads:
-                near = did_you_mean(name, self.heads)
-                known = ", ".join(self.heads) or "none"
-                raise ConfigError(f"the model has no task {name!r}{near}; its tasks are {known}")
-        return names
+        def of(backbone: Backbone) -> FrozenFeatures:
+            if id(backbone) not in made:
+                mine = [name for name in rows if self.backbone_of(name) is backbone]
+                needs = [(request, rows[name]) for name in mine for request in self.heads[name].requests]
+                reads: dict[str, set[Read]] = {"text": set(), "pair": set(), "words": set()}
+                for name in mine:
+                    for request in self.heads[name].requests:
+                        reads[request.form].update(self.heads[name].reads)
+                if backbone is self.backbone:
+                    reads["text"].add(COSINE)
+                    needs += [
+                        (request, rows[name]) for name in rows for request in compared(self.heads[name].task)
+                    ]
+                made[id(backbone)] = FrozenFeatures(
+                    backbone, needs, lambda form: sorted(reads[form]), cache=cache, progress=progress
+                )
+            return made[id(backbone)]
+
+        return of

@@ -4,6 +4,7 @@
                               and the data card: columns, labels, counts, scores
     backbone/                 weights, configuration and tokenizer, as Hugging Face writes them
     heads/NAME-HASH.safetensors
+    branches/NAME-HASH.safetensors      the weights that a branch has of its own
 
 The manifest is what makes a folder a model. All other files of a model stand beside those of the one that
 was there before, under names of their own (another backbone is `backbone-RANDOM/`), until the manifest is
@@ -19,16 +20,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from taskheads.backbone.backbone import Backbone
+from taskheads.backbone.branching import Branch, branched, own_tensors
 from taskheads.backbone.reads import Read
 from taskheads.errors import ModelError
 from taskheads.heads import Head, head_for
@@ -40,7 +42,20 @@ _HASH = "HASH"
 _AGAIN = "fit the model again, or copy the folder again from where it is whole"
 
 
-def save(folder: str | Path, backbone: Backbone, heads: dict[str, Head], card: dict[str, Any]) -> None:
+class Parts(NamedTuple):
+    """What a model is made of: the backbone, the heads and what is known of each task; branches of the
+    backbone, trunks before what grew from them, and which branch each task stands on (the backbone where
+    none is named).
+    """
+
+    backbone: Backbone
+    heads: dict[str, Head]
+    card: dict[str, Any]
+    branches: dict[str, Branch]
+    branch_of: dict[str, str]
+
+
+def save(folder: str | Path, parts: Parts) -> None:
     """Write a model, replacing one that is there.
 
     A backbone that the folder already has is not written again. Raises ModelError when the folder holds
@@ -50,15 +65,15 @@ def save(folder: str | Path, backbone: Backbone, heads: dict[str, Head], card: d
     check_writable(folder)
     try:
         if (folder / MANIFEST).exists():
-            _write(folder, backbone, heads, card)
+            _write(folder, parts)
         else:
-            _write_new(folder, backbone, heads, card)
+            _write_new(folder, parts)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"the model cannot be saved to {folder}: {_reason(error)}") from error
 
 
-def load(folder: str | Path) -> tuple[Backbone, dict[str, Head], dict[str, Any]]:
-    """The model of a folder: backbone, heads by task name, card.
+def load(folder: str | Path) -> Parts:
+    """The model of a folder.
 
     Every file is checked against the manifest first. Raises ModelError, in one sentence, for a folder that
     is not there or no model, an unknown schema version, and a missing, cut-off or altered file.
@@ -83,7 +98,12 @@ def load(folder: str | Path) -> tuple[Backbone, dict[str, Head], dict[str, Any]]
         head = head_for(task)(task, [Read.parse(read) for read in facts["reads"]], backbone.width)
         head.load_state_dict(load_file(folder / facts["file"]))
         heads[name] = head.eval()
-    return backbone, heads, manifest["card"]
+    branches: dict[str, Branch] = {}
+    for name, facts in manifest.get("branches", {}).items():
+        trunk = branches[facts["trunk"]].backbone if facts["trunk"] else backbone
+        branches[name] = Branch(branched(trunk, load_file(folder / facts["file"])), facts["trunk"])
+    branch_of = {name: facts["branch"] for name, facts in manifest["tasks"].items() if "branch" in facts}
+    return Parts(backbone, heads, manifest["card"], branches, branch_of)
 
 
 def check_writable(folder: Path) -> None:
@@ -94,32 +114,44 @@ def check_writable(folder: Path) -> None:
         raise ModelError(f"{folder} holds files that are no taskheads model; choose another folder")
 
 
-def _write_new(folder: Path, backbone: Backbone, heads: dict[str, Head], card: dict[str, Any]) -> None:
+def _write_new(folder: Path, parts: Parts) -> None:
     """Write a folder under another name, then give it its own."""
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     begun = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
         begun.chmod(0o755)
-        _write(begun, backbone, heads, card)
+        _write(begun, parts)
         os.replace(begun, folder)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
 
 
-def _write(folder: Path, backbone: Backbone, heads: dict[str, Head], card: dict[str, Any]) -> None:
+def _write(folder: Path, parts: Parts) -> None:
     """Write all files beside what is there, then the manifest, then drop what it does not name."""
     try:
+        backbone = parts.backbone
         where, files = _backbone_in(folder, backbone)
-        (folder / "heads").mkdir(exist_ok=True)
-        tasks = {}
-        for name, head in heads.items():
-            path = folder / "heads" / f"{_slug(name)}-{_HASH}.safetensors"
-            path = _replace(path, partial(save_file, _tensors(head)))
+        tasks, branches = {}, {}
+
+        def put(room: str, name: str, tensors: dict[str, torch.Tensor]) -> str:
+            (folder / room).mkdir(exist_ok=True)
+            path = folder / room / f"{_slug(name)}-{_HASH}.safetensors"
+            path = _replace(path, partial(save_file, tensors))
             file = path.relative_to(folder).as_posix()
-            reads = [str(read) for read in head.reads]
-            tasks[name] = {"task": head.task.to_json(), "reads": reads, "file": file}
             files[file] = _facts(path)
+            return file
+
+        for name, head in parts.heads.items():
+            reads = [str(read) for read in head.reads]
+            file = put("heads", name, _tensors(head.state_dict()))
+            tasks[name] = {"task": head.task.to_json(), "reads": reads, "file": file}
+            if name in parts.branch_of:
+                tasks[name]["branch"] = parts.branch_of[name]
+        for name, branch in parts.branches.items():
+            trunk = parts.branches[branch.trunk].backbone if branch.trunk else backbone
+            file = put("branches", name, _tensors(own_tensors(branch.backbone, trunk)))
+            branches[name] = {"trunk": branch.trunk, "file": file}
         manifest = {
             "schema": SCHEMA,
             "taskheads": importlib.metadata.version("taskheads"),
@@ -130,7 +162,8 @@ def _write(folder: Path, backbone: Backbone, heads: dict[str, Head], card: dict[
                 "limit": backbone.limit,
             },
             "tasks": tasks,
-            "card": card,
+            "branches": branches,
+            "card": parts.card,
             "files": files,
         }
         text = json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=1, ensure_ascii=False)
@@ -175,7 +208,8 @@ def _drop_unnamed(folder: Path) -> None:
     for path in [*folder.glob("backbone"), *folder.glob("backbone-????????")]:
         if path.is_dir() and path.name not in backbones:
             shutil.rmtree(path)
-    for path in [*folder.glob("heads/*.safetensors"), *folder.rglob("begun.partial")]:
+    mine = ("heads/*.safetensors", "branches/*.safetensors", "**/begun.partial")
+    for path in [path for pattern in mine for path in folder.glob(pattern)]:
         if path.relative_to(folder).as_posix() not in named:
             path.unlink()
 
@@ -231,8 +265,8 @@ def _facts(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
-def _tensors(head: Head) -> dict[str, torch.Tensor]:
-    return {key: tensor.detach().contiguous() for key, tensor in head.state_dict().items()}
+def _tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
 
 
 def _slug(name: str) -> str:

@@ -2,6 +2,7 @@
 
     backbone: minilm        # "minilm" (the shipped encoder), a folder, or a Hub name
     seed: 0
+    training: {minutes: 5, lr: 1e-4}    # optional; see `taskheads fit --help`
     tasks:
       intent: {data: clinc150, input: text, label: intent, kind: classify, metric: accuracy}
       slots:  {data: atis/, input: tokens, label: slots, kind: tag, crf: true}
@@ -152,13 +153,17 @@ class TaskConfig(_Strict):
 
 
 class SuiteConfig(_Strict):
-    """A whole suite; `data` and `split` hold for every task that has none of its own."""
+    """A whole suite; `data` and `split` hold for every task that has none of its own.
+
+    training: how the backbone is fine-tuned; checked by who trains.
+    """
 
     tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
     backbone: Annotated[str, Field(min_length=1)] = "minilm"
     seed: Annotated[int, Field(ge=0)] = 0
     data: Annotated[dict[str, list[str]] | None, BeforeValidator(_data)] = None
     split: SplitConfig | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
 
 
 _MODELS: dict[str, type[BaseModel]] = {"": SuiteConfig, "tasks": TaskConfig, "split": SplitConfig}

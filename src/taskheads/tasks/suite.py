@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Suite:
-    """Tasks by name, the backbone they share (`minilm`, a folder or a Hub name), and the seed of a run."""
+    """Tasks by name, the backbone they share (`minilm`, a folder or a Hub name), the seed of a run, and what
+    was said of training (see `taskheads.training.joint.recipe`)."""
 
     tasks: dict[str, TaskData]
     backbone: str
     seed: int
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 def load_suite(
@@ -80,7 +82,7 @@ def load_suite(
     chosen = backbone or config.backbone
     if backbone is None and (declared.base / chosen).is_dir():
         chosen = str(declared.base / chosen)
-    return Suite(tasks, chosen, config.seed if seed is None else seed)
+    return Suite(tasks, chosen, config.seed if seed is None else seed, config.training)
 
 
 class _SharedData:

@@ -39,6 +39,11 @@ def candidates_for(backbone: Backbone, head: type[Head], task: Task) -> list[tup
     return [reads for reads in found if head(task, reads, backbone.width).features <= widest] or found[:1]
 
 
+def single_candidates(backbone: Backbone, head: type[Head], task: Task) -> list[tuple[Read, ...]]:
+    """The candidates of a task that are one read of the backbone's output."""
+    return [reads for reads in candidates_for(backbone, head, task) if len(reads) == 1]
+
+
 def _spread(sites: list[str], count: int) -> list[str]:
     """`count` of the sites, evenly spaced from the last one down; the embeddings only where all are taken."""
     if count < len(sites):

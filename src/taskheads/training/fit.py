@@ -1,27 +1,40 @@
-"""From a suite to a model: the heads of all tasks on one frozen backbone."""
+"""From a suite to a model: heads solved for on the frozen backbone, then the backbone tuned for all."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.cache import FeatureCache
-from taskheads.backbone.reads import Read
 from taskheads.errors import ConfigError
-from taskheads.heads import head_for
-from taskheads.model.evaluation import COSINE, Score, commonest, compared
+from taskheads.model.evaluation import Score, commonest
 from taskheads.model.features import FrozenFeatures, Progress
 from taskheads.model.model import Model
 from taskheads.model.saving import check_writable
 from taskheads.tasks.suite import Suite, load_suite
 from taskheads.tasks.task import TaskData
-from taskheads.training.candidates import candidates
 from taskheads.training.frozen import Fitted, fit_head
+from taskheads.training.held_out import with_dev
+from taskheads.training.joint.recipe import Recipe
+from taskheads.training.joint.taking import chosen, take_tuned
+from taskheads.training.joint.tuning import (
+    Outcome,
+    Stages,
+    Tune,
+    Watch,
+    stage_of,
+    tune_alone,
+    tune_shared,
+)
+from taskheads.training.suite_features import every_candidate, suite_features
+from taskheads.training.telling import report_of
 
 
 def fit(
@@ -29,33 +42,47 @@ def fit(
     *,
     out: str | Path | None = None,
     backbone: str | Backbone | None = None,
+    tune: Tune = "auto",
+    training: Mapping[str, Any] | Recipe | None = None,
+    resume: bool = False,
     seed: int | None = None,
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Model:
-    """One model of all tasks: a head for each on the frozen backbone, chosen on dev and judged on test.
+    """One model of all tasks, chosen on dev and judged on test.
 
     Parameters
     ----------
     source: a suite's YAML file, the same as a mapping, data files to be understood from their columns, or a
         loaded `Suite`.
-    out: a folder to save the model to.
+    out: a folder to save the model to. While a backbone is tuned, the run is kept in `OUT.training` beside
+        it.
     backbone: "minilm", a folder, a Hub name or a loaded `Backbone`, in place of what the source says.
-    seed: of the bootstrap intervals, in place of what the source says.
+    tune: "frozen" solves for a head of each task on the frozen backbone; "full" also fine-tunes the backbone
+        for all tasks together; "auto" does both, and each task keeps what is best for it on dev, so that none
+        is worse off than it was alone.
+    training: how to tune, over what the source says; see `Recipe`.
+    resume: go on with the run that is kept beside `out`; without, such a run is begun anew.
+    seed: of training and of the bootstrap intervals, in place of what the source says.
     cache: where features of the frozen backbone are looked up and kept; None computes them afresh.
-    progress: called with (stage, done, total).
+    progress: called with (stage, done, total). watch: called with a tuning stage's name and its course.
 
     Returns
     -------
-    The model; its test scores are in `card["tasks"][name]["test"]`.
+    The model; its test scores are in `card["tasks"][name]["test"]`, and `report` is the data of a report.
 
     Raises
     ------
     ConfigError, DataError, BackboneError, ModelError: before any training starts, in one sentence.
+    TrainingError: the training stopped; the sentence says what of it is kept.
     """
     if out is not None:
         check_writable(Path(out))
+    if resume and out is None:
+        raise ConfigError("to resume, say which model: its run is kept beside `out`")
     suite = _suite(source, backbone if isinstance(backbone, str) else None, seed)
+    recipe = Recipe.of(suite.training, **Recipe.of(training).model_dump(exclude_unset=True))
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(suite.backbone)
     card = {
@@ -66,9 +93,23 @@ def fit(
         "tasks": {},
     }
     model = Model(backbone, {}, card)
-    _fit_into(model, suite, source, cache, progress)
+    solved = _solve_into(model, suite, source, cache, progress)
+    tasks = {name: with_dev(data) for name, data in suite.tasks.items()}
+    made = Outcome.of_frozen(tasks, solved.fitted, solved.features)
+    if tune != "frozen":
+        kept = None if out is None else Path(f"{out}.training")
+        if kept is not None and not resume:
+            shutil.rmtree(kept, ignore_errors=True)
+        how = Stages(tasks, solved.fitted, recipe, suite.seed, kept, watch, made)
+        tune_shared(backbone, solved.features, how, full=tune == "full")
+        if recipe.alone:
+            tune_alone(backbone, solved.features, how)
+        take_tuned(model, suite, made)
+    made.stages[:0] = solved.stages
+    model.report = report_of(model, tasks, made, tune)
     if out is not None:
         model.save(out)
+        shutil.rmtree(f"{out}.training", ignore_errors=True)
     return model
 
 
@@ -79,7 +120,8 @@ def add(
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Fit the tasks of `source` (as `fit` takes it) into a model; every other task stays bit for bit.
+    """Fit the tasks of `source` (as `fit` takes it) into a model, on its backbone as it is; every other task
+    stays bit for bit.
 
     Returns the names of the new tasks. Raises ConfigError when the model has one of that name already.
     """
@@ -87,7 +129,7 @@ def add(
     for name in suite.tasks:
         if name in model.heads:
             raise ConfigError(f"the model has a task {name!r} already; remove it first, or name the new one")
-    _fit_into(model, suite, source, cache, progress)
+    _solve_into(model, suite, source, cache, progress)
     return list(suite.tasks)
 
 
@@ -95,50 +137,44 @@ def _suite(source: Any, backbone: str | None, seed: int | None) -> Suite:
     return source if isinstance(source, Suite) else load_suite(source, backbone=backbone, seed=seed)
 
 
-def _fit_into(
+@dataclass
+class _Solved:
+    """What solving for heads on the frozen backbone leaves for those who go on."""
+
+    fitted: dict[str, Fitted]
+    features: FrozenFeatures
+    stages: list[dict[str, Any]]
+
+
+def _solve_into(
     model: Model, suite: Suite, source: Any, cache: FeatureCache | None, progress: Progress | None
-) -> None:
+) -> _Solved:
+    """Solve for the head of each task, judge it on test, and put it into the model."""
     started = time.perf_counter()
     backbone = model.backbone
-    features = FrozenFeatures(
-        backbone,
-        [
-            (request, examples)
-            for data in suite.tasks.values()
-            for examples in data.splits.values()
-            for request in [*head_for(data.task).requests_of(data.task), *compared(data.task)]
-        ],
-        lambda form: _reads(backbone, form),
-        cache=cache,
-        progress=progress,
-    )
+    features = suite_features(backbone, suite.tasks.values(), every_candidate, cache=cache, progress=progress)
     read_in = time.perf_counter() - started
-    heads, cards = {}, {}
+    stages = [stage_of("features", read_in)]
+    found, cards = {}, {}
     for done, (name, data) in enumerate(suite.tasks.items()):
         if progress is not None:
             progress("solving", done, len(suite.tasks))
-        fitted = fit_head(backbone, data, features)
-        heads[name] = fitted.head
-        cards[name] = _card(data, fitted)
+        found[name] = fit_head(backbone, data, features)
+        cards[name] = _card(data, found[name])
+    heads = {name: each.head for name, each in found.items()}
     rows = {name: data.splits["test"] for name, data in suite.tasks.items() if len(data.splits["test"])}
     fresh = Model(backbone, heads, {"seed": model.card["seed"], "tasks": cards})
-    for score in fresh.scores(rows, features):
+    for score in fresh.scores(rows, lambda _: features):
         cards[score.task]["test"] = score.to_json()
     model.heads.update(heads)
     model.card["tasks"].update(cards)
     if not isinstance(source, Suite):
         model.card["sources"].append(_kept(source))
-    model.card["seconds"] = {
-        "features": round(read_in, 2),
-        "heads": round(time.perf_counter() - started - read_in, 2),
-    }
+    stages.append(stage_of("heads", time.perf_counter() - started - read_in))
+    model.card["seconds"] = {stage["name"]: stage["seconds"] for stage in stages}
     if progress is not None:
         progress("solving", len(suite.tasks), len(suite.tasks))
-
-
-def _reads(backbone: Backbone, form: Any) -> list[Read]:
-    reads = {read for chosen in candidates(backbone, form) for read in chosen}
-    return sorted(reads | ({COSINE} if form == "text" else set()))
+    return _Solved(found, features, stages)
 
 
 def _card(data: TaskData, fitted: Fitted) -> dict[str, Any]:
@@ -152,11 +188,8 @@ def _card(data: TaskData, fitted: Fitted) -> dict[str, Any]:
         "rows": {split: len(examples) for split, examples in data.splits.items()},
         "commonest": commonest(task, train.targets),
         "understood": data.reasons,
-        "reads": [str(read) for read in fitted.head.reads],
-        "solver": fitted.solver,
-        "penalty": fitted.penalty,
-        "dev": fitted.dev,
         "seconds": round(fitted.seconds, 3),
+        **chosen(fitted),
     }
 
 

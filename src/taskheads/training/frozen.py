@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from taskheads.backbone.backbone import Backbone
+from taskheads.backbone.reads import Read
 from taskheads.heads import EmbedHead, Head, LinearHead, head_for
 from taskheads.heads.embed import MatchSpread
 from taskheads.model.evaluation import metric_value, truth_of
@@ -44,13 +45,15 @@ ROUGHLY = 5e-4
 class Fitted:
     """A head with what was chosen for it on dev, and what that took.
 
-    dev: the task's metric on dev. tried: what it was chosen from, each with its own `dev`.
+    dev: the task's metric on dev. factor: what calibration multiplied the scores by. tried: what it was
+    chosen from, each with its own `dev`.
     """
 
     head: Head
     solver: str
     penalty: float
     dev: float
+    factor: float = 1.0
     seconds: float = 0.0
     tried: list[dict[str, Any]] = field(default_factory=list)
 
@@ -69,36 +72,52 @@ class _Answers:
     """What a task's rows should be answered: encoded targets of train and dev, and dev's for the metric."""
 
     def __init__(self, data: TaskData, head: Head) -> None:
-        self.train, self.dev = (_targets(data.task, data.splits[split]) for split in ("train", "dev"))
+        self.train, self.dev = (encoded_targets(data.task, data.splits[split]) for split in ("train", "dev"))
         self.truth = truth_of(head, data.splits["dev"])
 
 
-def _targets(task: Task, examples: Examples) -> torch.Tensor:
+def encoded_targets(task: Task, examples: Examples) -> torch.Tensor:
+    """The targets of these rows (of their words end to end) as `Head.loss` takes them; empty for `embed`."""
+    if task.kind == "embed":
+        return torch.empty(len(examples), 0)
     encoded = encode(task, examples)
     if isinstance(encoded, list):
         encoded = np.concatenate([np.empty(0, np.int64), *encoded])
     return torch.from_numpy(encoded)
 
 
-def fit_head(backbone: Backbone, data: TaskData, features: FrozenFeatures) -> Fitted:
-    """The head that does best on dev, by the task's metric, among all candidates of reads and penalties."""
+def fit_head(
+    backbone: Backbone,
+    data: TaskData,
+    features: FrozenFeatures,
+    reads: Sequence[tuple[Read, ...]] | None = None,
+) -> Fitted:
+    """The head that does best on dev, by the task's metric, among all candidates of reads and penalties.
+
+    `reads` are the sets of reads to choose from, in place of all candidates.
+    """
     started = time.perf_counter()
     data = with_dev(data)
     with torch.no_grad():
         kind = head_for(data.task)
         fit = _fit_map if issubclass(kind, EmbedHead) else _fit_linear
-        fitted = fit(kind, backbone, data, features)  # type: ignore[arg-type]
+        chosen = reads or candidates_for(backbone, kind, data.task)
+        fitted = fit(kind, backbone, data, features, chosen)  # type: ignore[arg-type]
     fitted.seconds = time.perf_counter() - started
     return fitted
 
 
 def _fit_linear(
-    kind: type[LinearHead], backbone: Backbone, data: TaskData, features: FrozenFeatures
+    kind: type[LinearHead],
+    backbone: Backbone,
+    data: TaskData,
+    features: FrozenFeatures,
+    candidates: Sequence[tuple[Read, ...]],
 ) -> Fitted:
     best: Fitted | None = None
     answers: _Answers | None = None
     tried: list[dict[str, Any]] = []
-    for reads in candidates_for(backbone, kind, data.task):
+    for reads in candidates:
         head = kind(data.task, reads, backbone.width)
         answers = answers or _Answers(data, head)
         trial = _Trial(head, data, answers, features)
@@ -168,7 +187,7 @@ class _Trial:
         head = fitted.head
         assert isinstance(head, LinearHead)
         head.finish(self.answers.train, self.lengths)
-        head.calibrate(head(self.dev), self.answers.dev, self.dev_lengths)
+        fitted.factor = head.calibrate(head(self.dev), self.answers.dev, self.dev_lengths)
         fitted.dev = self._on_dev(head, head(self.dev))
 
     def _judge(
@@ -230,10 +249,16 @@ class _Trial:
         return replace(leading, rows=leading.rows[at]), targets[at], lengths
 
 
-def _fit_map(kind: type[EmbedHead], backbone: Backbone, data: TaskData, features: FrozenFeatures) -> Fitted:
+def _fit_map(
+    kind: type[EmbedHead],
+    backbone: Backbone,
+    data: TaskData,
+    features: FrozenFeatures,
+    candidates: Sequence[tuple[Read, ...]],
+) -> Fitted:
     best: Fitted | None = None
     tried: list[dict[str, Any]] = []
-    for reads in candidates_for(backbone, kind, data.task):
+    for reads in candidates:
         template = kind(data.task, reads, backbone.width)
         truth = truth_of(template, data.splits["dev"])
         train, _ = features.of(template, data.splits["train"])

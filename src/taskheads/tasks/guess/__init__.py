@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from taskheads.errors import DataError
 from taskheads.tasks.guess.columns import Column, column_facts, is_identifier, is_split
-from taskheads.tasks.guess.inputs import find_inputs, find_layers, find_words
-from taskheads.tasks.guess.names import GENERIC_LABELS, LABELS, ORIGINS, UNORDERED, plain
+from taskheads.tasks.guess.inputs import find_inputs, find_layers, find_words, is_search
+from taskheads.tasks.guess.names import GENERIC_LABELS, JUDGEMENTS, LABELS, ORIGINS, UNORDERED, plain
 from taskheads.tasks.rows import Rows
 from taskheads.tasks.suggest import listed
 
 MAX_LEVELS = 20
 _LONGEST_LABEL = 80
+# As many values as "irrelevant, partly relevant, relevant" and the like have.
+_JUDGED = 5
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ def guess_tasks(
 
     - tokens and lists of the same lengths whose items repeat → `tag`, a task for each such list;
     - two texts and a label → `pair` (numbers: similarity; else labels; 0 and 1 are labels);
-      two texts and no label → `embed`;
+      two texts and no label → `embed`, also where they are called a query and a document, a question and
+      an answer …, and no other column judges the match;
     - one text (or tokens, read as a text) and strings that repeat → `classify`; lists of strings →
       `multilabel`; floats → `regress`; whole numbers of at most 20 levels with few gaps → `ordinal`
       (only two levels, or a name such as `class`: `classify`); other whole numbers → `regress`.
@@ -92,14 +95,25 @@ class _Finder:
         if not inputs:
             return found
         taken = {*inputs, *layers, words}
-        labels = [self.label] if self.label else self._labels([n for n in others if n not in taken], inputs)
+        free = [name for name in others if name not in taken]
+        aside: list[str] = []
+        if self.label is None and self.kind in (None, "embed") and is_search(inputs):
+            aside = [name for name in free if not self._judges(self.columns[name])]
+        labels = [self.label] if self.label else self._labels([n for n in free if n not in aside], inputs)
         for name in labels:
             if name not in layers and self.kind != "embed" and (guess := self._labelled(name, inputs, why)):
                 found.append(guess)
         if not found and len(inputs) == 2 and self.label is None and self.kind in (None, "embed"):
-            reason = f"two texts, {listed(inputs)} ({why}), and no label: rows are matches to be found"
+            able = [name for name in aside if self._can_be_label(self.columns[name])]
+            told = f", as {listed(able, 3)} cannot say how well they match" if able else ""
+            reason = f"two texts, {listed(inputs)} ({why}), and no label{told}: rows are matches to be found"
             found.append(Guess("embed", inputs, None, reason))
         return found
+
+    def _judges(self, column: Column) -> bool:
+        """Whether a column can say how well two texts match: by its name, or by the few values it has."""
+        known = plain(column.name) in JUDGEMENTS | GENERIC_LABELS
+        return known or (plain(column.name) not in ORIGINS and 1 < column.distinct <= _JUDGED)
 
     def _layer(self, words: str, name: str) -> Guess:
         distinct = self.columns[name].distinct

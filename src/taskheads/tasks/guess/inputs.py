@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taskheads.tasks.guess.columns import Column
-from taskheads.tasks.guess.names import ORIGINS, PAIRS, STRONG_TEXTS, TAGS, TEXTS, WORDS, plain
+from taskheads.tasks.guess.names import ORIGINS, PAIRS, SEARCH, STRONG_TEXTS, TAGS, TEXTS, WORDS, plain
 from taskheads.tasks.rows import Rows
 from taskheads.tasks.suggest import listed
 
@@ -14,7 +14,8 @@ def find_inputs(columns: dict[str, Column], words: str | None) -> tuple[tuple[st
     by_plain = {plain(name): name for name in texts}
     for pair in PAIRS:
         if all(name in by_plain and not _is_answer(texts[by_plain[name]]) for name in pair):
-            return tuple(by_plain[name] for name in pair), "named as two texts"
+            why = "named as what seeks and what is found" if pair in SEARCH else "named as two texts"
+            return tuple(by_plain[name] for name in pair), why
     likely = [name for name, column in texts.items() if _is_text(column)]
     strong = [name for name in likely if plain(name) in STRONG_TEXTS]
     if len(strong) == 1 or len(likely) == 1:
@@ -31,6 +32,11 @@ def find_inputs(columns: dict[str, Column], words: str | None) -> tuple[tuple[st
     if unique:
         return (max(unique, key=lambda name: texts[name].length),), "the longest strings, mostly different"
     return (), ""
+
+
+def is_search(inputs: tuple[str, ...]) -> bool:
+    """Whether two columns are called like a query and what it finds, so that each row is a match."""
+    return tuple(map(plain, inputs)) in SEARCH
 
 
 def find_words(columns: dict[str, Column]) -> str | None:

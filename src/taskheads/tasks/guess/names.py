@@ -33,6 +33,19 @@ PAIRS = (
     ("left", "right"),
     ("input", "output"),
 )
+# Pairs of which one is sought by the other: the rows are the matches.
+SEARCH = frozenset(
+    {
+        *(("query", each) for each in ("document", "doc", "passage", "positive")),
+        *(("question", each) for each in ("answer", "context", "passage", "document")),
+        ("anchor", "positive"),
+    }
+)
+# What judges a match, rather than telling something about one of the two.
+JUDGEMENTS = _names("""
+    relevance relevant isrelevant grade rating score similarity match ismatch matching correct iscorrect
+    duplicate isduplicate judgement judgment
+""")
 WORDS = _names("tokens token words word form forms")
 TAGS = _names("tags tag nertags postags chunktags ner pos upos xpos slots bio iob entities deprel")
 GENERIC_LABELS = _names("label labels target targets y gold")

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from taskheads.cli.incoming import Format, Incoming, Row, open_rows
+from taskheads.bulk.incoming import Format, Row, open_rows
 from taskheads.errors import DataError
 
 
 def read(source: object, format: Format | None = None, words: tuple[str, ...] = ()) -> list[Row]:
-    with open_rows(str(source), format, words) as rows:
-        return list(rows)
+    with open_rows(str(source), format, words=words) as rows:
+        return [row for _, row in rows]
 
 
 def piped(monkeypatch: pytest.MonkeyPatch, content: str, format: Format | None = None) -> list[Row]:
@@ -114,11 +114,35 @@ def test_a_file_that_is_not_there(write) -> None:
         read(path.with_name("row.jsonl"))
 
 
-def test_every_row_knows_its_line() -> None:
-    lines = [1, 2, 5, 6, 7, 11]
-    rows = Incoming("a", [(line, str(line)) for line in lines])
-    assert [rows.line(i) for i, _ in enumerate(rows, start=1)] == lines
-    assert [rows.line(i) for i in range(1, 7)] == lines
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("a.jsonl", '"a"\n\n\n"b"\n"c"', [1, 4, 5]),
+        ("a.csv", 'text\n"a\nb"\n\nc\n', [2, 5]),
+        ("a.txt", "a\n\nb\n", [1, 2, 3]),
+    ],
+)
+def test_every_row_knows_its_line(name: str, content: str, lines: list[int], write) -> None:
+    with open_rows(str(write(name, content))) as rows:
+        assert [line for line, _ in rows] == lines
+
+
+def test_parquet_is_read_by_row_groups_and_only_what_is_wanted(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"row {i}" for i in range(10_000)], "other": list(range(10_000))})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1_000)
+    with open_rows(str(tmp_path / "a.parquet"), columns=("text", "absent")) as rows:
+        assert rows.expected() == 10_000
+        assert list(rows) == [(i + 1, {"text": f"row {i}"}) for i in range(10_000)]
+
+
+def test_a_damaged_row_group_is_a_clear_error(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"row {i}" for i in range(10_000)]})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1_000, compression="zstd")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[4:600] = b"\xff" * 596
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet.*cannot be read as Parquet"):
+        read(tmp_path / "a.parquet")
 
 
 def test_rows_are_read_one_by_one(monkeypatch) -> None:
@@ -134,8 +158,8 @@ def test_rows_are_read_one_by_one(monkeypatch) -> None:
 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Endless())))
     with open_rows("-") as rows:
-        some: Iterator[Row] = iter(rows)
-        assert [next(some) for _ in range(10)] == ["a"] * 10
+        some: Iterator[tuple[int, Row]] = iter(rows)
+        assert [next(some) for _ in range(3)] == [(1, "a"), (2, "a"), (3, "a")]
         assert rows.expected() == 0
 
 

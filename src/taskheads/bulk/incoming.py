@@ -12,19 +12,22 @@ import csv
 import json
 import os
 import sys
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from taskheads.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as parquet
 
 Row = dict[str, Any] | str
 Lines = Iterable[tuple[int, str]]
 _CELL_LIMIT = 2**31 - 1
+_RECORDS = 4096
 
 
 class Format(StrEnum):
@@ -35,53 +38,43 @@ class Format(StrEnum):
 
 
 class Incoming:
-    """An iterator of rows that knows the line, or the 1-based record, on which each one stands."""
+    """An iterator of (line, row), the line being that of the file, or the 1-based record, on which it stands.
 
-    def __init__(self, name: str, rows: Iterable[tuple[int, Row]], file: IO[bytes] | None = None) -> None:
+    `count` rows have been read.
+    """
+
+    def __init__(
+        self, name: str, rows: Iterable[tuple[int, Row]], file: IO[bytes] | None = None, total: int = 0
+    ) -> None:
         self.name, self.count = name, 0
-        self._rows, self._file = rows, file
-        # (first row, line - row): one entry wherever blank lines or line breaks in cells move the two apart.
-        self._shifts = [(0, 0)]
-        self._own: DataError | None = None
+        self._rows, self._file, self._total = rows, file, total
 
-    def __iter__(self) -> Iterator[Row]:
-        try:
-            for line, row in self._rows:
-                self.count += 1
-                if line - self.count != self._shifts[-1][1]:
-                    self._shifts.append((self.count, line - self.count))
-                yield row
-        except DataError as error:
-            self._own = error
-            raise
-
-    def line(self, row: int) -> int:
-        """The line of a row, counted from 1, that has been read."""
-        nearest = bisect_right(self._shifts, row, key=lambda shift: shift[0]) - 1
-        return row + self._shifts[nearest][1]
-
-    def located(self, error: DataError) -> DataError:
-        """An error about a row, as whoever was given these rows knows it, as one about a line of the file."""
-        if error is self._own or error.row is None:
-            return error
-        value: dict[str, Any] = {} if error.value is None else {"value": error.value}
-        line = self.line(error.row)
-        return DataError(error.problem, file=self.name, row=line, column=error.column, **value)
+    def __iter__(self) -> Iterator[tuple[int, Row]]:
+        for line, row in self._rows:
+            self.count += 1
+            yield line, row
 
     def expected(self) -> int:
-        """About how many rows there will be, judged by the bytes that are read; 0 if that is not known."""
+        """How many rows there will be, about as many as the bytes tell; 0 if that is not known."""
         if self._file is None or not self._file.seekable() or not self._file.tell():
-            return 0
+            return self._total
         return round(self.count * os.fstat(self._file.fileno()).st_size / self._file.tell())
 
 
 @contextmanager
-def open_rows(source: str, format: Format | None = None, words: Collection[str] = ()) -> Iterator[Incoming]:
+def open_rows(
+    source: str,
+    format: Format | None = None,
+    *,
+    columns: Collection[str] | None = None,
+    words: Collection[str] = (),
+) -> Iterator[Incoming]:
     """Open a file, or standard input for "-".
 
     Parameters
     ----------
     format: in place of what the ending or the first line tells.
+    columns: what is wanted of a Parquet file, so that its other columns need not be read; all by default.
     words: the columns that hold lists of words; a cell of a CSV file may then be written `["a", "b"]`.
 
     Raises
@@ -95,19 +88,20 @@ def open_rows(source: str, format: Format | None = None, words: Collection[str] 
         return
     path, ending = Path(source), Path(source).suffix.lower()
     if ending == ".parquet" and path.is_file() and format is None:
-        yield Incoming(source, _parquet(path))
+        with _parquet_file(path) as file:
+            yield Incoming(source, _parquet(path, file, columns), total=file.metadata.num_rows)
         return
     if format is None:
         format = {".jsonl": Format.jsonl, ".ndjson": Format.jsonl, ".txt": Format.text}.get(ending)
     if not path.is_file() or (format is None and ending not in (".csv", ".tsv")):
         yield Incoming(source, _whole(source))
         return
-    with path.open("rb") as file:
-        lines = _decoded(source, file)
+    with path.open("rb") as opened:
+        lines = _decoded(source, opened)
         if format is not None:
-            yield Incoming(source, _READERS[format](source, lines), file)
+            yield Incoming(source, _READERS[format](source, lines), opened)
         else:
-            yield Incoming(source, _delimited(path, lines, words), file)
+            yield Incoming(source, _delimited(path, lines, words), opened)
 
 
 def _told(lines: Lines) -> tuple[Format, Lines]:
@@ -201,12 +195,25 @@ def _is_quoted(path: Path) -> bool:
     return True
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
+def _parquet_file(path: Path) -> parquet.ParquetFile:
     import pyarrow
     import pyarrow.parquet as parquet
 
     try:
-        batches = parquet.ParquetFile(path).iter_batches(batch_size=4096)
+        return parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"cannot be read as Parquet: {error}", file=path) from error
+
+
+def _parquet(
+    path: Path, file: parquet.ParquetFile, columns: Collection[str] | None
+) -> Iterator[tuple[int, Row]]:
+    import pyarrow
+
+    wanted = [name for name in file.schema_arrow.names if columns is None or name in columns]
+    # One row group after another, and of it some rows at a time.
+    batches = file.iter_batches(batch_size=_RECORDS, columns=wanted or None)
+    try:
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"cannot be read as Parquet: {error}", file=path) from error

@@ -1,0 +1,1 @@
+"""How tasks that share one backbone learn together."""

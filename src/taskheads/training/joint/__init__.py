@@ -1,0 +1,1 @@
+"""Fine-tuning the shared backbone for all tasks together."""

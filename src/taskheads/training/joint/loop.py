@@ -1,0 +1,398 @@
+"""The training loop: one backbone, all tasks' heads, step by step, in a way that survives being killed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from taskheads.backbone.backbone import Backbone
+from taskheads.errors import TrainingError
+from taskheads.heads import Head
+from taskheads.sharing.gradients import GradientSplitter
+from taskheads.sharing.sampling import dynamic_shares, temperature_shares
+from taskheads.tasks.task import Examples
+from taskheads.training.joint.backward import Balanced, Weighted, backward_of
+from taskheads.training.joint.batch import MixedBatch
+from taskheads.training.joint.checkpoints import Checkpoint, Checkpoints
+from taskheads.training.joint.optimiser import MovingAverage, optimiser, rate_at, set_rate
+from taskheads.training.joint.recipe import Recipe
+from taskheads.training.joint.rows import TaskRows
+from taskheads.training.joint.stream import Drawn, Stream
+from taskheads.training.joint.units import uninformed_loss
+from taskheads.training.joint.watching import on_dev, some_rows
+from taskheads.training.joint.workers import Workers
+
+Watch = Callable[["Course"], None]
+
+# Steps whose time says how many fit into the minutes given; the first one is slower and does not count.
+_TIMED = 6
+# Of the minutes, what dev takes.
+_FOR_STEPS = 0.8
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+
+@dataclass
+class Course:
+    """What happened in a run; `losses` and `dev` hold [step, value] by task.
+
+    planned: steps in all. best: the step whose weights were kept. rates: [step, tokens a second].
+    gramian: inner products of the tasks' gradients, in the order of `losses`' tasks as the run has them,
+        summed over the evaluations.
+    """
+
+    step: int = 0
+    planned: int = 0
+    best: int = 0
+    losses: dict[str, list[list[float]]] = field(default_factory=dict)
+    dev: dict[str, list[list[float]]] = field(default_factory=dict)
+    rates: list[list[float]] = field(default_factory=list)
+    gramian: list[list[float]] = field(default_factory=list)
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+class Run:
+    """One fine-tuning run.
+
+    Parameters
+    ----------
+    backbone, heads: what learns, in place; weights with `requires_grad` off stay as they are.
+    rows: the tasks' train rows. dev: their rows to look at. alone: the dev utility of each task's frozen
+        head, which is what progress is measured against.
+    recipe, seed: see `Recipe`; the seed fixes the order of rows and dropout.
+    checkpoints: where the run is kept, or None.
+    watch: called with the course after every step.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        heads: Mapping[str, Head],
+        rows: Mapping[str, TaskRows],
+        dev: Mapping[str, Examples],
+        alone: Mapping[str, float],
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        checkpoints: Checkpoints | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self.backbone, self.heads, self.rows, self.recipe = backbone, dict(heads), dict(rows), recipe
+        self.dev = {name: some_rows(examples, recipe.dev_rows) for name, examples in dev.items()}
+        self.alone, self.checkpoints, self.watch, self.seed = dict(alone), checkpoints, watch, seed
+        self.workers = Workers.here()
+        self.stream = Stream(
+            {name: each.tokens for name, each in rows.items()}, recipe.tokens, self._shares(), seed
+        )
+        self.units = self._units()
+        self.backward = backward_of(backbone, list(rows), recipe)
+        self.optimizer = optimiser(backbone, heads, recipe, self.backward.parameters)
+        self.average = MovingAverage(self.weights.values(), recipe.average) if recipe.average else None
+        self.precision, self.scaler = _precision(recipe, backbone.device)
+        self.course = Course(planned=self._planned())
+        self.best: tuple[float, dict[str, torch.Tensor]] = (-math.inf, {})
+        self.stale = 0
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Every weight that learns, by name."""
+        found = {f"backbone.{name}": each for name, each in self.backbone.model.named_parameters()}
+        for task, head in self.heads.items():
+            found |= {f"heads.{task}.{name}": each for name, each in head.named_parameters()}
+        return {name: each for name, each in found.items() if each.requires_grad}
+
+    def train(self) -> Course:
+        """Run to the end, and leave the weights that were best on dev.
+
+        Raises TrainingError when a loss is no longer finite, when a checkpoint cannot be written, and, with
+        the run kept, on Ctrl-C.
+        """
+        with _own_randomness(self.seed):
+            if self.checkpoints is not None and (found := self.checkpoints.latest()) is not None:
+                self._restore(found)
+            saved = time.monotonic()
+            began, timed = time.monotonic(), []
+            try:
+                while self.course.step < self.course.planned and self.stale < self.recipe.patience:
+                    clock = time.monotonic()
+                    self._step()
+                    timed.append(time.monotonic() - clock)
+                    self._replan(timed)
+                    self.course.seconds += time.monotonic() - began
+                    began = time.monotonic()
+                    looked = self._look_at_dev()
+                    if looked or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                        self._save()
+                        saved = time.monotonic()
+                    if self.watch is not None:
+                        self.watch(self.course)
+            except KeyboardInterrupt:
+                raise self._interrupted() from None
+            finally:
+                self.backbone.model.eval()
+        self._take_best()
+        return self.course
+
+    def _step(self) -> None:
+        """One step of the optimiser, from `accumulate` parts of one draw."""
+        self.backbone.model.train()
+        recipe, course = self.recipe, self.course
+        drawn = self.stream.draw()
+        set_rate(self.optimizer, rate_at(course.step, course.planned, recipe))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.backward.begin(list(drawn))
+        counts = _counts(self.rows, drawn)
+        sums = dict.fromkeys(drawn, 0.0)
+        clock, tokens = time.monotonic(), 0
+        for part in _parts(self.workers.share(drawn, self.rows, self.heads), recipe.accumulate):
+            batch = MixedBatch(self.rows, part)
+            tokens += batch.tokens
+            with self.precision():
+                losses = batch.losses(self.backward.run(batch), self.heads)
+            # The mean over a task's rows of the whole step, of which these are some.
+            mine = _counts(self.rows, part)
+            shares = {name: loss * (mine[name] / counts[name]) for name, loss in losses.items()}
+            for name, loss in shares.items():
+                sums[name] += float(loss.detach())
+            self.backward.backward(
+                batch, {name: loss / self.units[name] for name, loss in shares.items()}, self.scaler
+            )
+        sums = self._over_all(sums)
+        self._check(sums)
+        self.workers.add_up(self._added_up)
+        self.backward.end({name: value / self.units[name] for name, value in sums.items()}, self.workers)
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.weights.values(), recipe.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update()
+        course.step += 1
+        course.tokens += tokens
+        course.rates.append([course.step, round(tokens / (time.monotonic() - clock), 1)])
+
+    @property
+    def _added_up(self) -> list[nn.Parameter]:
+        """The weights whose gradients are summed over processes after the backward pass; under balancing,
+        those of the backbone are before they are joined."""
+        weights = self.weights
+        if isinstance(self.backward, Balanced):
+            weights = {name: each for name, each in weights.items() if name.startswith("heads.")}
+        return [*weights.values(), *self.backward.parameters]
+
+    def _over_all(self, sums: dict[str, float]) -> dict[str, float]:
+        values = self.workers.total(torch.tensor(list(sums.values()), dtype=torch.float64))
+        return dict(zip(sums, values.tolist(), strict=True))
+
+    def _check(self, losses: Mapping[str, float]) -> None:
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                kept = "" if self.checkpoints is None else f"; {self.checkpoints.last_good()}"
+                raise TrainingError(
+                    f"the loss of task {name!r} became {value} in step {self.course.step + 1}: "
+                    f"a lower learning rate (now lr {self.recipe.lr:g}) may help{kept}"
+                )
+            self.course.losses.setdefault(name, []).append([self.course.step + 1, round(value, 6)])
+
+    def _look_at_dev(self) -> bool:
+        """At each of the recipe's evaluations: dev scores, the best weights so far, and the shares."""
+        course, recipe = self.course, self.recipe
+        marks = {math.ceil(course.planned * (k + 1) / recipe.evaluations) for k in range(recipe.evaluations)}
+        if course.step not in marks:
+            return False
+        self.backbone.model.eval()
+        with self._averaged():
+            now = on_dev(self.backbone, self.heads, self.dev)
+            mean = float(np.mean([_gain(now[name], self.alone[name]) for name in now]))
+            if mean > self.best[0]:
+                self.best = mean, {name: each.detach().clone() for name, each in self.weights.items()}
+                course.best, self.stale = course.step, 0
+            else:
+                self.stale += 1
+        for name, value in now.items():
+            course.dev.setdefault(name, []).append([course.step, round(value, 6)])
+        if len(now) > 1:
+            self._compare()
+        if isinstance(self.backward, Weighted):
+            self.backward.weighting.end_period()
+        if recipe.sampling == "dynamic":
+            self.stream.shares = dynamic_shares(now, self.alone)
+        return True
+
+    def _compare(self) -> None:
+        """Add the inner products of the tasks' gradients, on rows of equal shares, to the course."""
+        equal = dict.fromkeys(self.rows, 1 / len(self.rows))
+        tokens = {name: each.tokens for name, each in self.rows.items()}
+        drawn = Stream(tokens, self.recipe.tokens, equal, self.seed + self.course.step).draw()
+        if len(drawn) < len(self.rows):
+            return
+        batch = MixedBatch(self.rows, drawn)
+        gradients = GradientSplitter(self.backbone).start(len(drawn))
+        rows = [batch.rows_of(name) for name in drawn]
+        losses = batch.losses(lambda ragged, sites: gradients.run(ragged, rows, sites), self.heads)
+        gradients.backward([loss / self.units[name] for name, loss in losses.items()])
+        found = gradients.gramian().cpu()
+        # Of the size of one each, so that no step outweighs the others.
+        found = found / found.trace().clamp_min(1e-30)
+        before = torch.tensor(self.course.gramian or torch.zeros_like(found).tolist(), dtype=found.dtype)
+        self.course.gramian = (before + found).tolist()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged weights, where there are any, in the place of the latest."""
+        if self.average is None:
+            yield
+            return
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
+
+    @torch.no_grad()
+    def _take_best(self) -> None:
+        for name, each in self.weights.items():
+            if name in self.best[1]:
+                each.copy_(self.best[1][name])
+
+    def _shares(self) -> dict[str, float]:
+        sizes = {name: float(each.tokens.sum()) for name, each in self.rows.items()}
+        temperature = {"proportional": 1.0, "uniform": math.inf}
+        return temperature_shares(sizes, temperature.get(self.recipe.sampling, self.recipe.temperature))
+
+    def _units(self) -> dict[str, float]:
+        units = {}
+        for name, rows in self.rows.items():
+            at_once = self.stream.shares[name] * self.recipe.tokens / max(1.0, float(rows.tokens.mean()))
+            units[name] = uninformed_loss(self.heads[name], rows, at_once)
+        return units
+
+    def _planned(self) -> int:
+        if self.recipe.steps is not None:
+            return self.recipe.steps
+        total = sum(int(each.tokens.sum()) for each in self.rows.values())
+        return max(1, math.ceil(self.recipe.epochs * total / self.recipe.tokens))
+
+    def _replan(self, timed: list[float]) -> None:
+        """Once the time of a step is known: as many steps as the minutes allow."""
+        if self.course.step != _TIMED or self.recipe.steps is not None or self.recipe.minutes is None:
+            return
+        seconds = float(np.median(timed[1:]))
+        affordable = torch.tensor(int(60 * self.recipe.minutes * _FOR_STEPS / seconds))
+        if self.workers.count > 1:  # all processes must stop together
+            torch.distributed.broadcast(affordable, 0)
+        self.course.planned = max(_TIMED, min(self.course.planned, int(affordable)))
+
+    def _save(self) -> None:
+        if self.checkpoints is None or self.workers.rank:
+            return
+        tensors = {name: each.detach() for name, each in self.weights.items()}
+        tensors |= {f"best.{name}": each for name, each in self.best[1].items()}
+        if self.average is not None:
+            tensors |= {f"average.{i}": each for i, each in enumerate(self.average.values)}
+        optimizer = self.optimizer.state_dict()["state"]
+        tensors |= {
+            f"optimizer.{i}.{key}": torch.as_tensor(value)
+            for i, kept in optimizer.items()
+            for key, value in kept.items()
+        }
+        tensors |= {f"backward.{name}": each for name, each in self.backward.state_dict().items()}
+        tensors["random"] = torch.get_rng_state()
+        state = {
+            "course": asdict(self.course),
+            "stream": self.stream.state(),
+            "stale": self.stale,
+            "best": self.best[0],
+            "averaged": self.average.steps if self.average is not None else 0,
+            "scaler": self.scaler.state_dict(),
+        }
+        self.checkpoints.save(self.course.step, tensors, state)
+
+    @torch.no_grad()
+    def _restore(self, found: Checkpoint) -> None:
+        tensors, state = found.tensors, found.state
+        best = {}
+        optimizer: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "best":
+                best[rest] = tensor
+            elif kind == "average" and self.average is not None:
+                self.average.values[int(rest)].copy_(tensor)
+            elif kind == "optimizer":
+                index, _, key = rest.partition(".")
+                optimizer.setdefault(int(index), {})[key] = tensor
+        for name, each in self.weights.items():
+            each.copy_(tensors[name])
+        self.backward.load_state_dict(
+            {name.partition(".")[2]: each for name, each in tensors.items() if name.startswith("backward.")}
+        )
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
+        self.course = Course(**state["course"])
+        self.stream.restore(state["stream"])
+        self.stale, self.best = state["stale"], (state["best"], best)
+        if self.average is not None:
+            self.average.steps = state["averaged"]
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(tensors["random"])
+
+    def _interrupted(self) -> TrainingError:
+        self._save()
+        if self.checkpoints is None:
+            return TrainingError(
+                f"stopped in step {self.course.step + 1}; nothing was kept, for want of a folder"
+            )
+        return TrainingError(
+            f"stopped after step {self.course.step} of {self.course.planned}; the run is kept in "
+            f"{self.checkpoints.folder}: the same command with --resume goes on"
+        )
+
+
+def _gain(now: float, alone: float) -> float:
+    """How much better than the frozen head, as a fraction of it: tasks with other metrics count alike."""
+    return (now - alone) / max(abs(alone), 0.05)
+
+
+def _counts(rows: Mapping[str, TaskRows], drawn: Drawn) -> dict[str, int]:
+    """What a task's loss is a mean over: its rows, or their words."""
+    counts = {}
+    for name, chosen in drawn.items():
+        words = rows[name].words
+        counts[name] = max(1, len(chosen) if words is None else int(words[chosen].sum()))
+    return counts
+
+
+def _parts(drawn: Drawn, count: int) -> list[Drawn]:
+    """`drawn` in `count` parts, each with its share of every task; parts without a row are left out."""
+    parts = [
+        {name: rows[k::count] for name, rows in drawn.items() if len(rows[k::count])} for k in range(count)
+    ]
+    return [part for part in parts if part]
+
+
+def _precision(recipe: Recipe, device: torch.device) -> tuple[Callable[[], Any], torch.amp.GradScaler]:
+    """A context for the forward pass, and what keeps float16 gradients from vanishing."""
+    name = recipe.precision
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
+    if name == "float32":
+        return contextlib.nullcontext, scaler
+    return lambda: torch.autocast(device.type, dtype=getattr(torch, name)), scaler
+
+
+@contextlib.contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seed torch for the run, and leave its generators as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,113 @@
+"""Who learns at what rate: groups of weights, the optimiser, the schedule, the moving average."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from taskheads.backbone.backbone import Backbone
+from taskheads.training.joint.recipe import Recipe
+
+
+def freeze_below(backbone: Backbone, layers: int) -> None:
+    """Let only the weights above the lowest `layers` layers learn; 0 lets the embeddings learn too."""
+    place = layer_of_weights(backbone)
+    for name, parameter in backbone.model.named_parameters():
+        # The embeddings stand at -1, below the first layer.
+        parameter.requires_grad_(layers == 0 or place[name] >= layers)
+
+
+def layer_of_weights(backbone: Backbone) -> dict[str, int]:
+    """For each weight of the backbone, its layer's number: -1 for what stands below all layers, and the
+    number of layers for what stands above. A weight that several layers share counts as the lowest's."""
+    numbers: dict[int, int] = {}
+    for number, layer in reversed(list(enumerate(backbone.layout.layers))):
+        numbers.update(dict.fromkeys(map(id, layer.parameters()), number))
+    above = backbone.n_layers
+    return {
+        # Norms and poolers after the last layer are told from embeddings by their name alone.
+        name: numbers.get(
+            id(parameter), above if re.search(r"final|ln_f|pooler|^norm|\bnorm\.", name) else -1
+        )
+        for name, parameter in backbone.model.named_parameters()
+    }
+
+
+def optimiser(
+    backbone: Backbone,
+    heads: Mapping[str, nn.Module],
+    recipe: Recipe,
+    others: Iterable[nn.Parameter] = (),
+) -> torch.optim.Optimizer:
+    """The optimiser of all weights that learn; each group knows its highest rate as `peak`. `others` learn at
+    the heads' rate.
+
+    Vectors (biases, norms) have no weight decay, as is usual since BERT.
+    """
+    top = backbone.n_layers
+    place = layer_of_weights(backbone)
+    rates: dict[tuple[float, float], list[nn.Parameter]] = {}
+
+    def put(parameter: nn.Parameter, rate: float) -> None:
+        if parameter.requires_grad:
+            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+            rates.setdefault((rate, decay), []).append(parameter)
+
+    for name, parameter in backbone.model.named_parameters():
+        put(parameter, recipe.lr * recipe.layer_decay ** max(0, top - 1 - place[name]))
+    for parameter in [*(each for head in heads.values() for each in head.parameters()), *others]:
+        put(parameter, recipe.head_lr)
+    groups = [
+        {"params": weights, "lr": rate, "peak": rate, "weight_decay": decay}
+        for (rate, decay), weights in rates.items()
+    ]
+    if recipe.optimizer == "adafactor":
+        return torch.optim.Adafactor(groups)
+    return torch.optim.AdamW(groups, foreach=True)
+
+
+def rate_at(step: int, steps: int, recipe: Recipe) -> float:
+    """The fraction of its highest rate at which every weight learns in step `step` (from 0) of `steps`."""
+    warm = max(1, round(recipe.warmup * steps)) if recipe.warmup else 0
+    if step < warm:
+        return (step + 1) / warm
+    along = (step - warm) / max(1, steps - warm)
+    if recipe.schedule == "constant":
+        return 1.0
+    return 1.0 - along if recipe.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * along))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+class MovingAverage:
+    """An exponential moving average of weights (Polyak and Juditsky 1992), started from their first values.
+
+    The decay grows towards `decay` as (1 + t) / (10 + t), so that the start is soon forgotten.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+        self.parameters = list(parameters)
+        self.decay = decay
+        self.steps = 0
+        self.values = [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.values, [each.detach() for each in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the weights and their average; a second call undoes the first."""
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)

@@ -1,0 +1,96 @@
+"""What may be said about a training run, and what is taken where nothing is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from taskheads.errors import ConfigError
+from taskheads.tasks.suggest import did_you_mean
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Recipe(BaseModel):
+    """How the shared backbone is fine-tuned.
+
+    Length
+    ------
+    minutes: for tuning, all its stages together; how many steps that makes is measured at the start.
+    epochs: the most steps there are: as many tokens as these passes over all tasks' train rows.
+    steps: exactly so many steps of the joint stage, whatever time they take.
+    tokens: a step's, of all tasks and all processes together.
+    accumulate: parts in which a step is computed one after the other, to save memory.
+
+    Optimiser
+    ---------
+    optimizer: "adamw" (Loshchilov and Hutter 2019) or "adafactor" (Shazeer and Stern 2018), which keeps less.
+    lr, head_lr: highest learning rates of the backbone and of the heads, reached after the share `warmup` of
+        all steps and left along `schedule`.
+    layer_decay: each layer learns at this fraction of the rate of the layer above it (Howard and Ruder 2018).
+    frozen_layers: so many layers from below, and the embeddings, stay as they are.
+    weight_decay, clip: decoupled decay of matrices; largest norm of the gradient of all weights.
+    average: decay a step of an exponential moving average of the weights, which is what is evaluated and
+        kept; 0 for none.
+    precision: "auto" is bfloat16 where the device has it in hardware, else float32.
+
+    Sharing
+    -------
+    sampling, temperature: how a step's tokens are shared out; see `taskheads.sharing.sampling`.
+    weighting: of the losses, each in units of what an answer without input would lose.
+    balance: of the tasks' gradients on the backbone, in place of a weighting; both by name, see
+        `taskheads methods`.
+    private_layers: how many layers from above a task gets of its own where sharing harms it.
+
+    Choosing
+    --------
+    evaluations: how often in a run dev is looked at. patience: so many times without a better mean score end
+        it.
+    dev_rows: of each task at most, for that.
+    alone: also tune a backbone for each task alone, to tell what sharing gave.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    minutes: Positive | None = 10.0
+    epochs: Positive = 4.0
+    steps: Annotated[int, Field(ge=1)] | None = None
+    tokens: Annotated[int, Field(ge=16)] = 2048
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    lr: Positive = 1e-4
+    head_lr: Positive = 1e-3
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    frozen_layers: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip: Positive = 1.0
+    average: Share = 0.0
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    sampling: Literal["temperature", "proportional", "uniform", "dynamic"] = "temperature"
+    temperature: Positive = 2.0
+    weighting: str = "equal"
+    balance: str = "none"
+    private_layers: Annotated[int, Field(ge=1)] = 2
+    evaluations: Annotated[int, Field(ge=1)] = 6
+    patience: Annotated[int, Field(ge=1)] = 2
+    dev_rows: Annotated[int, Field(ge=1)] = 500
+    alone: bool = False
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any] | Recipe | None, **more: Any) -> Recipe:
+        """The recipe of what was said, with `more` over it. Raises ConfigError, in one sentence."""
+        given = said.model_dump(exclude_unset=True) if isinstance(said, Recipe) else dict(said or {})
+        given |= {key: value for key, value in more.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            if first["type"] == "extra_forbidden":
+                raise ConfigError(f"training has no {name!r}{did_you_mean(name, cls.model_fields)}") from None
+            raise ConfigError(f"training, {name} = {first['input']!r}: {first['msg'].lower()}") from None

@@ -1,0 +1,73 @@
+"""Into the model: what each task keeps of what was tried, its scores, and what it gained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskheads.backbone.branching import Branch
+from taskheads.model.evaluation import judged, score, truth_of
+from taskheads.model.model import Model
+from taskheads.tasks.metrics import paired_difference
+from taskheads.tasks.suite import Suite
+from taskheads.training.frozen import Fitted
+from taskheads.training.joint.tuning import SHARED, Candidate, Outcome
+
+
+def chosen(fitted: Fitted) -> dict[str, Any]:
+    """What the data card tells of a head that was chosen on dev."""
+    return {
+        "reads": [str(read) for read in fitted.head.reads],
+        "solver": fitted.solver,
+        "penalty": fitted.penalty,
+        "dev": fitted.dev,
+    }
+
+
+def take_tuned(model: Model, suite: Suite, made: Outcome) -> None:
+    """Give each task the head that it keeps, the model the branches that they stand on, and the data card the
+    scores: of the frozen head as `frozen`, of what is kept as `test`, and `gain`, the second less the first
+    with its paired interval."""
+    seed = model.card["seed"]
+    for name, data in suite.tasks.items():
+        card = model.card["tasks"][name]
+        way, rows = made.kept[name], data.splits["test"]
+        kept, before = made.candidates[way], made.candidates["frozen"]
+        card["kept"] = way
+        card["tried"] = {
+            other: each.fitted[name].dev for other, each in made.candidates.items() if name in each.fitted
+        }
+        if kept.branch is None:
+            continue
+        head = model.heads[name] = kept.fitted[name].head
+        card |= chosen(kept.fitted[name])
+        model.branch_of[name] = way
+        model.branches[way] = kept.branch
+        if len(rows):
+            truth = truth_of(head, rows)
+            relevant, predicted, scores = judged(head, truth, kept.answered[name][1])
+            _, others, their_scores = judged(head, truth, before.answered[name][1])
+            gain = paired_difference(
+                head.metric, relevant, predicted, others, scores_a=scores, scores_b=their_scores, seed=seed
+            )
+            card["gain"] = {"value": gain.value, "low": gain.low, "high": gain.high}
+            card["frozen"] = card["test"]
+            now = score(head, rows, kept.answered[name][1], None, seed)
+            card["test"] = now.to_json() | {"baseline": card["frozen"]["baseline"]}
+    _settle_branches(model, made)
+    model.card["seconds"] |= {stage["name"]: stage["seconds"] for stage in made.stages}
+
+
+def _settle_branches(model: Model, made: Outcome) -> None:
+    """Trunks before what grew from them; a backbone that every task stands on becomes the model's own."""
+    used = model.branches
+    trunks = {branch.trunk for branch in used.values()} - {""}
+    wanted = [name for name in made.candidates if name in used or name in trunks]
+    model.branches = {name: _branch(made.candidates[name]) for name in wanted}
+    if set(model.branch_of) == set(model.heads) and set(model.branch_of.values()) == {SHARED}:
+        model.backbone = model.branches.pop(SHARED).backbone
+        model.branch_of.clear()
+
+
+def _branch(candidate: Candidate) -> Branch:
+    assert candidate.branch is not None
+    return candidate.branch

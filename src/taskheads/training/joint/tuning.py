@@ -1,0 +1,222 @@
+"""Fine-tuning with the promise that no task ends worse than it was: what is tried, and what each task
+keeps."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from taskheads.backbone.backbone import Backbone
+from taskheads.backbone.branching import Branch, branched
+from taskheads.heads import Head, head_for
+from taskheads.heads.head import Decisions
+from taskheads.model.evaluation import decided
+from taskheads.model.features import FrozenFeatures
+from taskheads.tasks.task import TaskData
+from taskheads.training.candidates import single_candidates
+from taskheads.training.frozen import Fitted, fit_head
+from taskheads.training.joint.checkpoints import Checkpoints
+from taskheads.training.joint.loop import Course, Run
+from taskheads.training.joint.optimiser import freeze_below, layer_of_weights
+from taskheads.training.joint.recipe import Recipe
+from taskheads.training.joint.rows import TaskRows
+from taskheads.training.joint.settle import settled
+from taskheads.training.suite_features import single, suite_features
+
+Tune = Literal["frozen", "full", "auto"]
+Watch = Callable[[str, Course], None]
+Answered = tuple[torch.Tensor, Decisions]
+
+SHARED = "shared"
+# Of the minutes, what the shared backbone gets before private layers are tried.
+_FOR_SHARED = 0.75
+
+
+@dataclass
+class Candidate:
+    """One way for some tasks.
+
+    branch: what their heads stand on; None is the frozen backbone. fitted: the heads. answered: what they
+    decide about the test rows. course: of the training run.
+    """
+
+    branch: Branch | None
+    fitted: dict[str, Fitted]
+    answered: dict[str, Answered]
+    course: Course = field(default_factory=Course)
+
+
+@dataclass
+class Outcome:
+    """What tuning tried and chose.
+
+    candidates: by name: "frozen", "shared", "private TASK", "alone TASK". kept: the name that each task
+        keeps.
+    stages: as `stage_of` tells them.
+    """
+
+    candidates: dict[str, Candidate]
+    kept: dict[str, str]
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of_frozen(
+        cls, tasks: Mapping[str, TaskData], fitted: Mapping[str, Fitted], features: FrozenFeatures
+    ) -> Outcome:
+        """Before anything is tuned: each task has its head on the frozen backbone."""
+        frozen = Candidate(None, dict(fitted), answered(fitted, tasks, features))
+        return cls({"frozen": frozen}, dict.fromkeys(tasks, "frozen"))
+
+
+@dataclass
+class Stages:
+    """The training runs of one outcome, and what they have in common.
+
+    tasks: with dev rows enough to choose on. frozen: each task's head on the frozen backbone. folder: where
+    checkpoints are kept, a folder for each run; None keeps none. watch: called with a run's name and its
+    course after every step. made: where the runs' candidates go.
+    """
+
+    tasks: Mapping[str, TaskData]
+    frozen: Mapping[str, Fitted]
+    recipe: Recipe
+    seed: int
+    folder: Path | None
+    watch: Watch | None
+    made: Outcome
+
+    def run(self, name: str, branch: Branch, heads: dict[str, Head], recipe: Recipe) -> Candidate:
+        """Train the branch and these heads, settle the heads, and note the candidate."""
+        began = time.perf_counter()
+        backbone, watch = branch.backbone, self.watch
+        chosen = {task: self.tasks[task] for task in heads}
+        rows = {
+            task: TaskRows.of(backbone, type(heads[task]), data.task, data.splits["train"])
+            for task, data in chosen.items()
+        }
+        dev = {task: data.splits["dev"] for task, data in chosen.items()}
+        alone = {task: self.frozen[task].utility for task in chosen}
+        kept = None
+        if self.folder is not None:
+            about = {"recipe": recipe.model_dump(), "seed": self.seed, "data": _digest(backbone, rows)}
+            kept = Checkpoints(self.folder / name.replace(" ", "-"), about)
+        run = Run(
+            backbone,
+            heads,
+            rows,
+            dev,
+            alone,
+            recipe,
+            seed=self.seed,
+            checkpoints=kept,
+            watch=watch and (lambda course: watch(name, course)),
+        )
+        course = run.train()
+        trained = time.perf_counter()
+        features = suite_features(backbone, chosen.values(), single)
+        fitted = {task: settled(backbone, data, heads[task], features) for task, data in chosen.items()}
+        self.made.candidates[name] = Candidate(branch, fitted, answered(fitted, chosen, features), course)
+        self.made.stages += [
+            stage_of(name, trained - began),
+            stage_of(f"{name}, heads", time.perf_counter() - trained),
+        ]
+        return self.made.candidates[name]
+
+
+def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *, full: bool = False) -> None:
+    """Fine-tune a copy of the backbone for all tasks, and choose for each of them on dev.
+
+    The heads begin as the solutions on the frozen backbone's last layer (Kumar et al. 2022, arXiv:2202.10054:
+    a solved head does not distort the features), and are settled anew when the backbone has learned. A task
+    that is worse off for sharing tries layers of its own on top of the shared ones, trained for it alone.
+
+    `features` are those of the frozen backbone, which stays as it is. Under `full` every task keeps the
+    shared backbone, better or not.
+    """
+    tasks, frozen, recipe, made = stages.tasks, stages.frozen, stages.recipe, stages.made
+    shared = branched(backbone, dict(backbone.model.named_parameters()))
+    freeze_below(shared, recipe.frozen_layers)
+    heads = {name: _starting_head(backbone, data, features) for name, data in tasks.items()}
+    most = recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
+    found = stages.run(SHARED, Branch(shared), heads, most)
+    for name, fitted in found.fitted.items():
+        if full or fitted.utility > frozen[name].utility:
+            made.kept[name] = SHARED
+    if full:
+        return
+
+    harmed = [name for name, kept in made.kept.items() if kept != SHARED]
+    top = shared.n_layers - min(recipe.private_layers, shared.n_layers)
+    place = layer_of_weights(shared)
+    less = _smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
+    for name in harmed:
+        own = {key: each for key, each in shared.model.named_parameters() if place[key] >= top}
+        private = branched(shared, own)
+        freeze_below(private, max(top, 1))
+        head = copy.deepcopy(found.fitted[name].head).train()
+        tried = stages.run(f"private {name}", Branch(private, SHARED), {name: head}, less)
+        if tried.fitted[name].utility > frozen[name].utility:
+            made.kept[name] = f"private {name}"
+
+
+def tune_alone(backbone: Backbone, features: FrozenFeatures, stages: Stages) -> None:
+    """Tune a copy of the backbone for each task alone, with its share of the minutes: what sharing is
+    compared with. No task keeps it."""
+    for name, data in stages.tasks.items():
+        mine = branched(backbone, dict(backbone.model.named_parameters()))
+        freeze_below(mine, stages.recipe.frozen_layers)
+        head = _starting_head(backbone, data, features)
+        stages.run(
+            f"alone {name}", Branch(mine), {name: head}, _smaller(stages.recipe, 1 / len(stages.tasks))
+        )
+
+
+def stage_of(name: str, seconds: float) -> dict[str, Any]:
+    """A stage that has just ended: its seconds, and the most memory that the process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"name": name, "seconds": round(seconds, 2), "peak_bytes": peak}
+
+
+def answered(
+    fitted: Mapping[str, Fitted], tasks: Mapping[str, TaskData], features: FrozenFeatures
+) -> dict[str, Answered]:
+    """The scores and decisions of these heads about their tasks' test rows, where there are any."""
+    rows = {name: tasks[name].splits["test"] for name in fitted}
+    return {name: decided(fitted[name].head, some, features) for name, some in rows.items() if len(some)}
+
+
+def _starting_head(backbone: Backbone, data: TaskData, features: FrozenFeatures) -> Head:
+    """The solution on a single read, the backbone's output, for training to begin with."""
+    reads = single_candidates(backbone, head_for(data.task), data.task)
+    return copy.deepcopy(fit_head(backbone, data, features, reads).head).train()
+
+
+def _share(recipe: Recipe, part: float) -> float | None:
+    return None if recipe.minutes is None else recipe.minutes * part
+
+
+def _smaller(recipe: Recipe, part: float) -> Recipe:
+    """The recipe for a part of the work."""
+    steps = None if recipe.steps is None else max(1, round(recipe.steps * part))
+    return recipe.model_copy(update={"minutes": _share(recipe, part), "steps": steps})
+
+
+def _digest(backbone: Backbone, rows: Mapping[str, TaskRows]) -> str:
+    """What identifies a backbone's first weights and the rows it learns from."""
+    digest = hashlib.blake2b(backbone.fingerprint.encode(), digest_size=16)
+    for name, mine in rows.items():
+        digest.update(f"{name} {len(mine)} ".encode())
+        digest.update(mine.targets.numpy().tobytes())
+        for request in mine.encoded:
+            for row in request:
+                digest.update(row.ids.tobytes())
+    return digest.hexdigest()

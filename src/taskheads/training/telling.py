@@ -1,0 +1,80 @@
+"""What a fit found out, as the data of its report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from taskheads.model.evaluation import score
+from taskheads.model.findings import findings
+from taskheads.model.model import Model
+from taskheads.sharing.similarity import cosines, suggested_groups
+from taskheads.tasks.task import TaskData
+from taskheads.training.joint.loop import Course
+from taskheads.training.joint.tuning import SHARED, Outcome
+
+
+def report_of(model: Model, tasks: Mapping[str, TaskData], made: Outcome, tune: str) -> dict[str, Any]:
+    """The data of `taskheads.report.page.page`: JSON-able; what was not measured is None.
+
+    Tasks have their scores on test, one for each way that was tried, what the answers of the kept head tell,
+    and dev scores; curves are of the shared run; similarity is the cosine of the tasks' gradients there.
+    """
+    shared = made.candidates.get(SHARED)
+    machine = platform.processor() or platform.machine()
+    return {
+        "title": ", ".join(tasks) if len(tasks) < 4 else f"{len(tasks)} tasks on one backbone",
+        "created": model.card["created"],
+        "backbone": model.card["backbone"],
+        "hardware": f"{machine}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "tune": tune,
+        "stages": made.stages,
+        "tasks": {name: _task(model, data, made) for name, data in tasks.items()},
+        "curves": None if shared is None else _curves(shared.course),
+        "similarity": None if shared is None else _similarity(shared.course, list(tasks)),
+    }
+
+
+def _task(model: Model, data: TaskData, made: Outcome) -> dict[str, Any]:
+    name, rows = data.task.name, data.splits["test"]
+    card, kept, ways = model.card["tasks"][name], made.candidates[made.kept[name]], _ways(made, name)
+    told: dict[str, Any] = {
+        "kind": data.task.kind,
+        "metric": data.task.metric,
+        "rows": card["rows"],
+        "labels": [str(label) for label in data.task.labels],
+        "kept": made.kept[name].partition(" ")[0],
+        "dev": {way: made.candidates[full].fitted[name].dev for way, full in ways.items()},
+        "gain": card.get("gain"),
+    }
+    if not len(rows):
+        return told
+    scores: dict[str, Any] = {"majority": {"value": card["test"]["baseline"]}}
+    for way, full in ways.items():
+        each = made.candidates[full]
+        judged = score(each.fitted[name].head, rows, each.answered[name][1], None, model.card["seed"])
+        scores[way] = {"value": judged.value, "low": judged.low, "high": judged.high}
+    found = findings(kept.fitted[name].head, *kept.answered[name], rows, factor=kept.fitted[name].factor)
+    return told | {"scores": scores, "others": card["test"]["others"], "findings": found}
+
+
+def _ways(made: Outcome, task: str) -> dict[str, str]:
+    """What was tried for a task: "frozen", "shared", "private", "alone", and each candidate's whole name."""
+    return {name.partition(" ")[0]: name for name, each in made.candidates.items() if task in each.fitted}
+
+
+def _curves(course: Course) -> dict[str, Any]:
+    return {"loss": course.losses, "dev": course.dev, "tokens_per_second": course.rates}
+
+
+def _similarity(course: Course, names: list[str]) -> dict[str, Any] | None:
+    if not course.gramian:
+        return None
+    found = cosines(torch.tensor(course.gramian, dtype=torch.float64))
+    groups = [[names[at] for at in group] for group in suggested_groups(found)]
+    return {"tasks": names, "gradient": np.round(found, 4).tolist(), "representation": None, "groups": groups}

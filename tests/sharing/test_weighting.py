@@ -1,0 +1,111 @@
+"""Loss weightings: what they weigh, what they learn, and that they go on where they stopped."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from taskheads.errors import ConfigError
+from taskheads.sharing.weighting import WEIGHTINGS, DynamicWeightAverage, Uncertainty, loss_weighting
+
+
+@pytest.mark.method("equal")
+def test_equal_weights_are_the_sum_of_the_losses() -> None:
+    losses = torch.tensor([0.3, 2.0, 5.0], requires_grad=True)
+    total = loss_weighting("equal", 3).total(losses)
+    total.backward()
+    assert total.item() == pytest.approx(7.3)
+    assert losses.grad.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.method("uncertainty")
+def test_uncertainty_is_the_likelihood_of_a_gaussian() -> None:
+    weighting = Uncertainty(2)
+    with torch.no_grad():
+        weighting.log_variances.copy_(torch.tensor([0.7, -1.2]))
+    errors = torch.tensor([[0.4, -1.5, 2.0], [0.1, 0.3, -0.2]])
+    total = weighting.total(0.5 * errors.square().mean(1))
+    deviations = weighting.log_variances.exp().sqrt()
+    constant = 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    expected = -Normal(0.0, deviations[:, None]).log_prob(errors).mean(1).sum() - 2 * constant
+    torch.testing.assert_close(total, expected)
+
+
+@pytest.mark.method("uncertainty")
+def test_uncertainty_learns_twice_the_loss_as_variance() -> None:
+    weighting, losses = Uncertainty(3), torch.tensor([0.1, 1.0, 4.0])
+    optimiser = torch.optim.Adam(weighting.parameters(), lr=0.05)
+    for _ in range(400):
+        optimiser.zero_grad()
+        weighting.total(losses).backward()
+        optimiser.step()
+    torch.testing.assert_close(weighting.log_variances.exp(), 2 * losses, rtol=1e-2, atol=0.0)
+
+
+@pytest.mark.method("dynamic_weight_average")
+def test_dynamic_weight_average_is_its_formula_on_the_means_of_two_periods() -> None:
+    weighting = DynamicWeightAverage(2)
+    periods = [[(1.0, 4.0), (3.0, 4.0)], [(1.0, 5.0), (0.0, 1.0)]]
+    for period in periods:
+        assert weighting.weights().tolist() == [1.0, 1.0]
+        for losses in period:
+            assert float(weighting.total(torch.tensor(losses))) == pytest.approx(sum(losses))
+        weighting.end_period()
+    rates = torch.tensor([0.5 / 2.0, 3.0 / 4.0], dtype=torch.float64)
+    expected = 2 * (rates / 2).exp() / (rates / 2).exp().sum()
+    torch.testing.assert_close(weighting.weights(), expected)
+    # Whose loss fell more slowly counts for more.
+    assert weighting.weights()[1] > weighting.weights()[0]
+    losses = torch.tensor([2.0, 3.0], requires_grad=True)
+    weighting.total(losses).backward()
+    torch.testing.assert_close(losses.grad, expected.float())
+
+
+@pytest.mark.method("dynamic_weight_average")
+def test_a_task_without_rows_in_a_period_counts_as_one_that_stood_still() -> None:
+    weighting = DynamicWeightAverage(3)
+    for _ in range(2):
+        weighting.total(torch.tensor([1.0, 2.0]), [0, 2])
+        weighting.end_period()
+    torch.testing.assert_close(weighting.weights(), torch.ones(3).double())
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_only_present_tasks_count(name: str) -> None:
+    weighting = loss_weighting(name, 3)
+    losses = torch.tensor([2.0, 5.0])
+    assert weighting.total(losses, [0, 2]).item() == pytest.approx(7.0)
+    weighting.total(losses.requires_grad_(), [0, 2]).backward()
+    for parameter in weighting.parameters():
+        assert parameter.grad[1] == 0
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_a_resumed_run_weighs_the_same(name: str) -> None:
+    def go(weighting: torch.nn.Module, start: int, stop: int) -> list[torch.Tensor]:
+        found = []
+        for step in range(start, stop):
+            losses = torch.tensor([1.0, 2.0, 3.0]) / (1 + step * torch.tensor([0.1, 0.2, 0.5]))
+            total = weighting.total(losses.requires_grad_())
+            total.backward()
+            with torch.no_grad():
+                for parameter in weighting.parameters():
+                    parameter -= 0.1 * parameter.grad
+                    parameter.grad = None
+            found.append(total.detach())
+            if step % 2:
+                weighting.end_period()
+        return found
+
+    whole = go(loss_weighting(name, 3), 0, 9)
+    first = loss_weighting(name, 3)
+    begun = go(first, 0, 4)
+    second = loss_weighting(name, 3)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(torch.stack(begun + go(second, 4, 9)), torch.stack(whole))
+
+
+def test_a_name_that_does_not_exist() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'uncertainty'"):
+        loss_weighting("uncertanty", 2)
