@@ -26,8 +26,9 @@ $(DEMO)/data/tasks.yaml: $(READY) $(wildcard demo/*.py)
 	$(BIN)/python demo/harvest.py --out $(DEMO)/data
 
 demo: $(DEMO)/data/tasks.yaml
-	$(BIN)/taskheads fit $(DEMO)/data/tasks.yaml --out $(DEMO)/model
+	$(BIN)/taskheads fit $(DEMO)/data/tasks.yaml --tune frozen --out $(DEMO)/model
 	@echo '  $(BIN)/taskheads check $(DEMO)/data/tasks.yaml'
+	@echo '  $(BIN)/taskheads fit $(DEMO)/data/tasks.yaml --minutes 10 --out runs/tuned'
 	@echo '  $(BIN)/taskheads fit your_file.csv --out runs/first'
 
 test: $(READY)

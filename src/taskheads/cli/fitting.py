@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from taskheads.cli.arguments import Folder, NoCache, Quiet, Sources, one_source
 if TYPE_CHECKING:
     from taskheads.backbone.cache import FeatureCache
     from taskheads.model.model import Model
+    from taskheads.training.joint.tuning import Watch
 
 REPORT = "report.html"
 
@@ -38,6 +40,7 @@ def fit(
         float | None, typer.Option(min=0.01, help="For tuning the backbone.  [default: 10]")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    track: Annotated[str | None, typer.Option(help="tensorboard, wandb, mlflow, … by accelerate.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of training, made splits, intervals.")] = None,
     no_cache: NoCache = False,
     quiet: Quiet = False,
@@ -55,7 +58,7 @@ def fit(
     from taskheads.report.page import page
 
     folder = out or Path("runs") / _name(source[0])
-    with bars(quiet=quiet) as drawn:
+    with bars(quiet=quiet) as drawn, _tracked(track, folder, drawn.watch if drawn else None) as watch:
         model = th.fit(
             one_source(source),
             out=folder,
@@ -66,7 +69,7 @@ def fit(
             seed=seed,
             cache=_cache(no_cache),
             progress=drawn.report if drawn else None,
-            watch=drawn.watch if drawn else None,
+            watch=watch,
         )
     assert model.report is not None
     (folder / REPORT).write_text(page(model.report), encoding="utf-8")
@@ -101,6 +104,17 @@ def remove(folder: Folder, task: Annotated[str, typer.Argument(metavar="TASK", h
     model.remove(task)
     model.save(folder)
     print(f"{folder} now answers {', '.join(model.tasks) or 'nothing'}")
+
+
+@contextmanager
+def _tracked(tracker: str | None, folder: Path, watch: Watch | None) -> Iterator[Watch | None]:
+    if tracker is None:
+        yield watch
+        return
+    from taskheads.training.joint.tracking import tracked
+
+    with tracked(tracker, folder.parent / f"{folder.name}.logs", {"model": str(folder)}, watch) as both:
+        yield both
 
 
 def _show_scores(model: Model, names: Iterable[str]) -> None:

@@ -69,6 +69,16 @@ def test_a_step_in_parts_is_the_same_step() -> None:
         torch.testing.assert_close(parts.weights[name], each, rtol=1e-3, atol=1e-4)
 
 
+def test_bfloat16_takes_nearly_the_same_steps() -> None:
+    exact, rough = (_without_dropout(run_of({"steps": 6} | said)) for said in ({}, {"precision": "bfloat16"}))
+    exact.train(), rough.train()
+    assert all(each.dtype == torch.float32 for each in rough.weights.values())
+    for name, values in exact.course.losses.items():
+        found = [value for _, value in rough.course.losses[name]]
+        assert found == pytest.approx([value for _, value in values], rel=0.05)
+    assert exact.course.losses != rough.course.losses
+
+
 @pytest.mark.parametrize("said", [{}, {"average": 0.9}, {"optimizer": "adafactor"}, {"sampling": "dynamic"}])
 @pytest.mark.parametrize("stop", [2, 7])
 def test_a_resumed_run_ends_with_the_numbers_of_an_uninterrupted_one(
