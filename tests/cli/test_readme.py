@@ -16,8 +16,17 @@ COMMANDS = re.findall(r"^    (?:echo .*\| )?(taskheads .*)$", README, re.MULTILI
 
 
 def test_the_suite_is_one() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert len(parse_config(yaml.safe_load(block)).config.tasks) == 6
+    suite, training = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+    assert len(parse_config(suite | training).config.tasks) == 6
+
+
+def test_what_it_says_of_training_can_be_said() -> None:
+    from taskheads.training.joint.recipe import Recipe
+
+    (_, block) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    said = yaml.safe_load(block)["training"]
+    # What is shown are the defaults.
+    assert Recipe.of(said) == Recipe()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

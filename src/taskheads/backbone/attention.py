@@ -162,14 +162,17 @@ def _attend_within_rows(
     if order is not None:
         query, key, value = query[order], key[order], value[order]
     outputs = []
-    for group in batch.groups:
+    # Split at once: the gradient of a slice would be as large as all tokens, for every group anew.
+    sizes = [group.count * group.length for group in batch.groups]
+    blocks = zip(batch.groups, *(each.split(sizes) for each in (query, key, value)), strict=True)
+    for group, queries, keys, values in blocks:
         bias = None if mask is None or is_causal else mask.dense(group.length, query.device)
         if position_bias is not None:
             bias = _with_bias(position_bias[:, :, : group.length, : group.length], bias, is_causal)
         block = scaled_dot_product_attention(
-            _block(query, group),
-            _block(key, group),
-            _block(value, group),
+            _block(queries, group),
+            _block(keys, group),
+            _block(values, group),
             attn_mask=bias,
             dropout_p=dropout,
             is_causal=is_causal and bias is None,
@@ -184,8 +187,8 @@ def _attend_within_rows(
 
 
 def _block(tokens: torch.Tensor, group: Group) -> torch.Tensor:
-    """[N, H, d] → the rows of a group, [rows, H, length, d]; a view."""
-    return tokens[group.start : group.stop].unflatten(0, (group.count, group.length)).transpose(1, 2)
+    """A group's tokens [n, H, d] by row, [rows, H, length, d]; a view."""
+    return tokens.unflatten(0, (group.count, group.length)).transpose(1, 2)
 
 
 def _with_bias(bias: torch.Tensor, allowed: torch.Tensor | None, causal: bool) -> torch.Tensor:

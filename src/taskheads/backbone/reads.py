@@ -58,8 +58,9 @@ def pool(values: torch.Tensor, batch: RaggedBatch, pooling: Pooling) -> torch.Te
     # Over blocks of equal length: a plain reduction, several times faster than scattering token by token.
     ordered = values if batch.sorted_tokens is None else values[batch.sorted_tokens]
     parts = [values.new_zeros(batch.lengths.count(0), values.shape[1])]
-    for group in batch.groups:
-        block = ordered[group.start : group.stop].unflatten(0, (group.count, group.length))
+    blocks = ordered.split([group.count * group.length for group in batch.groups])
+    for group, tokens in zip(batch.groups, blocks, strict=True):
+        block = tokens.unflatten(0, (group.count, group.length))
         parts.append(block.mean(1) if pooling == "mean" else block.amax(1))
     pooled = torch.cat(parts)
     if batch.sorted_tokens is None:

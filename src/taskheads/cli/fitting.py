@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -58,7 +59,12 @@ def fit(
     from taskheads.report.page import page
 
     folder = out or Path("runs") / _name(source[0])
-    with bars(quiet=quiet) as drawn, _tracked(track, folder, drawn.watch if drawn else None) as watch:
+    # torchrun starts this command several times; one of them speaks.
+    first = os.environ.get("RANK", "0") == "0"
+    with (
+        bars(quiet=quiet or not first) as drawn,
+        _tracked(track, folder, drawn.watch if drawn else None) as watch,
+    ):
         model = th.fit(
             one_source(source),
             out=folder,
@@ -71,6 +77,8 @@ def fit(
             progress=drawn.report if drawn else None,
             watch=watch,
         )
+    if not first:
+        return
     assert model.report is not None
     (folder / REPORT).write_text(page(model.report), encoding="utf-8")
     _show_scores(model, model.tasks)

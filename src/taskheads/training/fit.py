@@ -33,6 +33,7 @@ from taskheads.training.joint.tuning import (
     tune_alone,
     tune_shared,
 )
+from taskheads.training.joint.workers import Workers
 from taskheads.training.suite_features import every_candidate, suite_features
 from taskheads.training.telling import report_of
 
@@ -81,6 +82,9 @@ def fit(
         check_writable(Path(out))
     if resume and out is None:
         raise ConfigError("to resume, say which model: its run is kept beside `out`")
+    # Of several processes all have the model in the end, and the first one writes it.
+    workers = Workers.here()
+    first = workers.rank == 0
     suite = _suite(source, backbone if isinstance(backbone, str) else None, seed)
     recipe = Recipe.of(suite.training, **Recipe.of(training).model_dump(exclude_unset=True))
     if not isinstance(backbone, Backbone):
@@ -98,8 +102,9 @@ def fit(
     made = Outcome.of_frozen(tasks, solved.fitted, solved.features)
     if tune != "frozen":
         kept = None if out is None else Path(f"{out}.training")
-        if kept is not None and not resume:
+        if kept is not None and not resume and first:
             shutil.rmtree(kept, ignore_errors=True)
+        workers.wait()
         how = Stages(tasks, solved.fitted, recipe, suite.seed, kept, watch, made)
         tune_shared(backbone, solved.features, how, full=tune == "full")
         if recipe.alone:
@@ -107,7 +112,8 @@ def fit(
         take_tuned(model, suite, made)
     made.stages[:0] = solved.stages
     model.report = report_of(model, tasks, made, tune)
-    if out is not None:
+    workers.wait()
+    if out is not None and first:
         model.save(out)
         shutil.rmtree(f"{out}.training", ignore_errors=True)
     return model

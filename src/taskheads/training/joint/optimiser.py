@@ -67,7 +67,7 @@ def optimiser(
     ]
     if recipe.optimizer == "adafactor":
         return torch.optim.Adafactor(groups)
-    return torch.optim.AdamW(groups, foreach=True)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def rate_at(step: int, steps: int, recipe: Recipe) -> float:

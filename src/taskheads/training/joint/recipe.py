@@ -85,7 +85,7 @@ class Recipe(BaseModel):
     def of(cls, said: Mapping[str, Any] | Recipe | None, **more: Any) -> Recipe:
         """The recipe of what was said, with `more` over it. Raises ConfigError, in one sentence."""
         given = said.model_dump(exclude_unset=True) if isinstance(said, Recipe) else dict(said or {})
-        given |= {key: value for key, value in more.items() if value is not None}
+        given |= more
         try:
             return cls(**given)
         except ValidationError as error:

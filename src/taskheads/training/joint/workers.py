@@ -69,6 +69,11 @@ class Workers:
         for each, part in zip(learning, parts, strict=True):
             each.grad.copy_(part.view_as(each))  # type: ignore[union-attr]
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""
         if self.count > 1:
