@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from report import data_folder, facts, keep, model_folder, parser, show, show_facts, timed, use_threads
 
 # The task as its user would declare it; `data` is a folder below the data folder, or its files by split.
@@ -114,17 +112,9 @@ def read(name: str, limit: int | None) -> Any:
     suite = th.load_suite({"tasks": {name: said | {"data": present}}})
     if limit is not None:
         data = suite.tasks[name]
-        splits = {split: _cut(examples, limit) for split, examples in data.splits.items()}
+        splits = {split: examples.thinned(limit) for split, examples in data.splits.items()}
         suite.tasks[name] = replace(data, splits=splits)
     return suite
-
-
-def _cut(examples: Any, limit: int) -> Any:
-    rows = np.unique(np.linspace(0, len(examples) - 1, min(limit, len(examples))).astype(int))
-    columns = tuple([column[row] for row in rows] for column in examples.inputs)
-    return type(examples)(
-        columns, [examples.targets[row] for row in rows], [examples.sources[row] for row in rows]
-    )
 
 
 def answers(model: Any, data: Any) -> Any:

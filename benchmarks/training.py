@@ -30,7 +30,6 @@ import numpy as np
 
 from embedding import mixed_texts
 from quality import TASKS as DECLARED
-from quality import _cut
 from report import data_folder, facts, keep, model_folder, parser, show, show_facts, timed, use_threads
 from speed import bar
 
@@ -220,7 +219,7 @@ class Mine:
         kind = head_for(task)
         self.head: Any = kind(task, [Read("output", "mean")], self.backbone.width)
         self.rows = TaskRows.of(self.backbone, kind, task, rows)
-        self.dev = _cut(rows, 8)
+        self.dev = rows.thinned(8)
 
     def run(self, steps: int, watch: Callable[[Any], None] | None = None, clip: float = 1.0) -> Any:
         from taskheads.training.joint.loop import Run
@@ -463,7 +462,7 @@ def suite_of(names: Sequence[str], limit: int | None) -> Any:
     suite = th.load_suite({"tasks": tasks})
     if limit is not None:
         for name, data in suite.tasks.items():
-            splits = {split: _cut(examples, limit) for split, examples in data.splits.items()}
+            splits = {split: examples.thinned(limit) for split, examples in data.splits.items()}
             suite.tasks[name] = replace(data, splits=splits)
     return suite
 

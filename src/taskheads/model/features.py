@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -117,6 +117,28 @@ class FrozenFeatures:
             places = np.asarray([number[_key(item)] for item in items_of(request, examples)], np.int64)
             self._places[key] = examples, places
         return self._places[key][1]
+
+
+def features_of(
+    backbone: Backbone,
+    heads: Mapping[str, Head],
+    rows: Mapping[str, Examples],
+    *,
+    also: Iterable[tuple[Request, Examples, Read]] = (),
+    cache: FeatureCache | None = None,
+    progress: Progress | None = None,
+) -> FrozenFeatures:
+    """What these heads read of these rows, by task, and single reads `also` of some rows."""
+    also = list(also)
+    needs = [(request, rows[name]) for name, head in heads.items() for request in head.requests]
+    needs += [(request, examples) for request, examples, _ in also]
+    reads: dict[Form, set[Read]] = {}
+    for head in heads.values():
+        for request in head.requests:
+            reads.setdefault(request.form, set()).update(head.reads)
+    for request, _, read in also:
+        reads.setdefault(request.form, set()).add(read)
+    return FrozenFeatures(backbone, needs, lambda form: sorted(reads[form]), cache=cache, progress=progress)
 
 
 def items_of(request: Request, examples: Examples) -> list:

@@ -9,12 +9,11 @@ from typing import Any
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import Branch
 from taskheads.backbone.cache import FeatureCache
-from taskheads.backbone.reads import Read
 from taskheads.errors import ConfigError
 from taskheads.heads import Head
 from taskheads.model import saving
 from taskheads.model.evaluation import COSINE, Score, by_cosine, compared, decided, score, without_model
-from taskheads.model.features import FrozenFeatures, Progress
+from taskheads.model.features import FrozenFeatures, Progress, features_of
 from taskheads.model.prediction import answer_stream, chosen
 from taskheads.tasks.suite import Suite, load_suite
 from taskheads.tasks.task import Examples, Task
@@ -173,19 +172,14 @@ class Model:
 
         def of(backbone: Backbone) -> FrozenFeatures:
             if id(backbone) not in made:
-                mine = [name for name in rows if self.backbone_of(name) is backbone]
-                needs = [(request, rows[name]) for name in mine for request in self.heads[name].requests]
-                reads: dict[str, set[Read]] = {"text": set(), "pair": set(), "words": set()}
-                for name in mine:
-                    for request in self.heads[name].requests:
-                        reads[request.form].update(self.heads[name].reads)
-                if backbone is self.backbone:
-                    reads["text"].add(COSINE)
-                    needs += [
-                        (request, rows[name]) for name in rows for request in compared(self.heads[name].task)
-                    ]
-                made[id(backbone)] = FrozenFeatures(
-                    backbone, needs, lambda form: sorted(reads[form]), cache=cache, progress=progress
+                mine = {name: self.heads[name] for name in rows if self.backbone_of(name) is backbone}
+                plain = [
+                    (request, rows[name], COSINE)
+                    for name in (rows if backbone is self.backbone else ())
+                    for request in compared(self.heads[name].task)
+                ]
+                made[id(backbone)] = features_of(
+                    backbone, mine, rows, also=plain, cache=cache, progress=progress
                 )
             return made[id(backbone)]
 

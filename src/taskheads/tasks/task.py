@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -58,6 +59,22 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def at(self, rows: Sequence[int]) -> Examples:
+        """These rows, in this order."""
+        return Examples(
+            tuple([column[row] for row in rows] for column in self.inputs),
+            [self.targets[row] for row in rows],
+            [self.sources[row] for row in rows],
+        )
+
+    def thinned(self, count: int) -> Examples:
+        """At most `count` of the rows, evenly spaced; all of them where there are no more."""
+        if len(self) <= count:
+            return self
+        import numpy as np
+
+        return self.at(np.unique(np.linspace(0, len(self) - 1, count).astype(int)).tolist())
 
 
 @dataclass

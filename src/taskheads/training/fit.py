@@ -23,7 +23,7 @@ from taskheads.tasks.task import TaskData
 from taskheads.training.frozen import Fitted, fit_head
 from taskheads.training.held_out import with_dev
 from taskheads.training.joint.recipe import Recipe
-from taskheads.training.joint.taking import chosen, take_tuned
+from taskheads.training.joint.taking import choice_of, take_tuned
 from taskheads.training.joint.tuning import (
     Outcome,
     Stages,
@@ -195,7 +195,7 @@ def _card(data: TaskData, fitted: Fitted) -> dict[str, Any]:
         "commonest": commonest(task, train.targets),
         "understood": data.reasons,
         "seconds": round(fitted.seconds, 3),
-        **chosen(fitted),
+        **choice_of(fitted),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -24,22 +23,10 @@ def with_dev(data: TaskData) -> TaskData:
         return data
     moved = np.linspace(0, len(train) - 1, count).astype(int).tolist()
     kept = sorted(set(range(len(train))) - set(moved))
-    return replace(
-        data,
-        splits=data.splits
-        | {"train": _rows((train, kept)), "dev": _rows((dev, range(len(dev))), (train, moved))},
+    more, fewer = train.at(moved), train.at(kept)
+    longer = Examples(
+        tuple([*old, *new] for old, new in zip(dev.inputs, more.inputs, strict=True)),
+        [*dev.targets, *more.targets],
+        [*dev.sources, *more.sources],
     )
-
-
-def _rows(*parts: tuple[Examples, Iterable[int]]) -> Examples:
-    """These rows of these examples, one part after the other."""
-
-    def taken(lists: Iterable[list]) -> list:
-        return [each[row] for each, (_, rows) in zip(lists, parts, strict=True) for row in rows]
-
-    columns = zip(*(examples.inputs for examples, _ in parts), strict=True)
-    return Examples(
-        tuple(map(taken, columns)),
-        taken(examples.targets for examples, _ in parts),
-        taken(examples.sources for examples, _ in parts),
-    )
+    return replace(data, splits=data.splits | {"train": fewer, "dev": longer})

@@ -54,11 +54,15 @@ def _task(model: Model, data: TaskData, made: Outcome) -> dict[str, Any]:
     }
     if not len(rows):
         return told
-    scores: dict[str, Any] = {"majority": {"value": card["test"]["baseline"]}}
+    # The card has the scores of the frozen head and of what was kept.
+    judged = {"frozen": card.get("frozen", card["test"]), told["kept"]: card["test"]}
     for way, full in ways.items():
-        each = made.candidates[full]
-        judged = score(each.fitted[name].head, rows, each.answered[name][1], None, model.card["seed"])
-        scores[way] = {"value": judged.value, "low": judged.low, "high": judged.high}
+        if way not in judged:
+            each = made.candidates[full]
+            made_of = score(each.fitted[name].head, rows, each.answered[name][1], None, model.card["seed"])
+            judged[way] = made_of.to_json()
+    scores: dict[str, Any] = {"majority": {"value": card["test"]["baseline"]}}
+    scores |= {way: {key: judged[way][key] for key in ("value", "low", "high")} for way in ways}
     found = findings(kept.fitted[name].head, *kept.answered[name], rows, factor=kept.fitted[name].factor)
     return told | {"scores": scores, "others": card["test"]["others"], "findings": found}
 

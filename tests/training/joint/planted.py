@@ -109,3 +109,16 @@ def numbers(run: Run) -> dict[str, Any]:
     """All that a run ended with, to be compared bit by bit."""
     told = {name: each.detach().numpy().tobytes() for name, each in run.weights.items()}
     return told | {"losses": run.course.losses, "dev": run.course.dev, "best": run.course.best}
+
+
+def without_dropout(run: Run) -> Run:
+    """The run, with nothing left to chance but the order of rows."""
+    for module in run.backbone.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for layer in run.backbone.layout.layers:
+        for module in layer.modules():
+            if hasattr(module, "dropout_prob"):
+                module.dropout_prob = 0.0
+    run.backbone.model.config.attention_probs_dropout_prob = 0.0
+    return run

@@ -21,7 +21,7 @@ from taskheads.training.joint.loop import Run
 from taskheads.training.joint.optimiser import MovingAverage, layer_of_weights, rate_at
 from taskheads.training.joint.recipe import Recipe
 from tests.small_models import tiny_backbone
-from tests.training.joint.planted import numbers, run_of
+from tests.training.joint.planted import numbers, run_of, without_dropout
 
 
 def test_all_losses_fall() -> None:
@@ -48,20 +48,8 @@ def test_the_run_leaves_the_generator_of_others_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def _without_dropout(run: Run) -> Run:
-    for module in run.backbone.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    for layer in run.backbone.layout.layers:
-        for module in layer.modules():
-            if hasattr(module, "dropout_prob"):
-                module.dropout_prob = 0.0
-    run.backbone.model.config.attention_probs_dropout_prob = 0.0
-    return run
-
-
 def test_a_step_in_parts_is_the_same_step() -> None:
-    whole, parts = (_without_dropout(run_of({"steps": 5, "accumulate": k})) for k in (1, 3))
+    whole, parts = (without_dropout(run_of({"steps": 5, "accumulate": k})) for k in (1, 3))
     whole.train(), parts.train()
     for name, values in whole.course.losses.items():
         assert [v for _, v in parts.course.losses[name]] == pytest.approx([v for _, v in values], rel=1e-4)
@@ -70,7 +58,7 @@ def test_a_step_in_parts_is_the_same_step() -> None:
 
 
 def test_bfloat16_takes_nearly_the_same_steps() -> None:
-    exact, rough = (_without_dropout(run_of({"steps": 6} | said)) for said in ({}, {"precision": "bfloat16"}))
+    exact, rough = (without_dropout(run_of({"steps": 6} | said)) for said in ({}, {"precision": "bfloat16"}))
     exact.train(), rough.train()
     assert all(each.dtype == torch.float32 for each in rough.weights.values())
     for name, values in exact.course.losses.items():

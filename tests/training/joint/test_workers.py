@@ -22,10 +22,9 @@ import json, pathlib, sys
 import torch
 torch.set_num_threads(1)
 from taskheads.backbone.backbone import Backbone
-from tests.training.joint.planted import KINDS, run_of
-from tests.training.joint.test_loop import _without_dropout
+from tests.training.joint.planted import KINDS, run_of, without_dropout
 folder, said = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
-run = _without_dropout(run_of(said, tuple(KINDS), backbone=Backbone.load(folder, limit=32)))
+run = without_dropout(run_of(said, tuple(KINDS), backbone=Backbone.load(folder, limit=32)))
 course = run.train()
 weights = {name: each.detach().double().sum().item() for name, each in run.weights.items()}
 print(json.dumps({"rank": run.workers.rank, "losses": course.losses, "weights": weights, "dev": course.dev}))
@@ -56,9 +55,7 @@ def _processes(count: int, folder: Path, said: dict[str, Any]) -> list[dict[str,
 
 
 @pytest.mark.parametrize("said", [{}, {"balance": "upgrad"}], ids=["plain", "balanced"])
-def test_two_processes_give_the_losses_of_one_and_agree_on_the_weights(
-    said: dict[str, Any], tmp_path: Path
-) -> None:
+def test_two_processes_give_the_losses_of_one(said: dict[str, Any], tmp_path: Path) -> None:
     if said:
         pytest.importorskip("torchjd")
     tiny_backbone().save(tmp_path / "backbone")

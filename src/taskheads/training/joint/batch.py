@@ -11,6 +11,7 @@ import torch
 from taskheads.backbone.ragged import Encoded, RaggedBatch
 from taskheads.backbone.reads import pool
 from taskheads.heads import Head
+from taskheads.sharing.gradients import TaskGradients
 from taskheads.training.joint.rows import TaskRows
 
 RunBackbone = Callable[[RaggedBatch, Sequence[str]], dict[str, torch.Tensor]]
@@ -71,10 +72,12 @@ class MixedBatch:
         """Tokens of all tasks."""
         return len(self.ragged.ids)
 
-    def rows_of(self, name: str) -> int:
-        """How many rows of the batch are this task's; a row that two requests take counts twice."""
-        part = self.parts.get(name)
-        return 0 if part is None else part.count * len(part.rows)
+    def split_run(self, gradients: TaskGradients, names: Sequence[str]) -> RunBackbone:
+        """What runs the backbone so that these tasks' gradients are told apart; a task may have no rows
+        here."""
+        # A row that two requests take stands twice.
+        rows = [len(part.rows) * part.count if (part := self.parts.get(name)) else 0 for name in names]
+        return lambda ragged, sites: gradients.run(ragged, rows, sites)
 
     def losses(self, run: RunBackbone, heads: Mapping[str, Head]) -> dict[str, torch.Tensor]:
         """Each task's mean loss over its rows (words), with gradients to the backbone and the heads.

@@ -94,6 +94,3 @@ class Checkpoints:
         return (
             f"the last good checkpoint is {self.saved[-1]}" if self.saved else "no checkpoint was written yet"
         )
-
-    def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)

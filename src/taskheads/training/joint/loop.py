@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +15,19 @@ from torch import nn
 from taskheads.backbone.backbone import Backbone
 from taskheads.errors import TrainingError
 from taskheads.heads import Head
-from taskheads.sharing.gradients import GradientSplitter
 from taskheads.sharing.sampling import dynamic_shares, temperature_shares
 from taskheads.tasks.task import Examples
-from taskheads.training.joint.backward import Balanced, Weighted, backward_of
 from taskheads.training.joint.batch import MixedBatch
 from taskheads.training.joint.checkpoints import Checkpoint, Checkpoints
+from taskheads.training.joint.joining import joining_of
 from taskheads.training.joint.optimiser import MovingAverage, optimiser, rate_at, set_rate
+from taskheads.training.joint.precision import precision_of
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.rows import TaskRows
 from taskheads.training.joint.stream import Drawn, Stream
 from taskheads.training.joint.units import uninformed_loss
-from taskheads.training.joint.watching import on_dev, some_rows
+from taskheads.training.joint.watching import on_dev
 from taskheads.training.joint.workers import Workers
-
-Watch = Callable[["Course"], None]
 
 # Steps whose time says how many fit into the minutes given; the first one is slower and does not count.
 _TIMED = 6
@@ -55,8 +52,6 @@ class Course:
     dev: dict[str, list[list[float]]] = field(default_factory=dict)
     rates: list[list[float]] = field(default_factory=list)
     gramian: list[list[float]] = field(default_factory=list)
-    seconds: float = 0.0
-    tokens: int = 0
 
 
 class Run:
@@ -83,20 +78,20 @@ class Run:
         *,
         seed: int = 0,
         checkpoints: Checkpoints | None = None,
-        watch: Watch | None = None,
+        watch: Callable[[Course], None] | None = None,
     ) -> None:
         self.backbone, self.heads, self.rows, self.recipe = backbone, dict(heads), dict(rows), recipe
-        self.dev = {name: some_rows(examples, recipe.dev_rows) for name, examples in dev.items()}
+        self.dev = {name: examples.thinned(recipe.dev_rows) for name, examples in dev.items()}
         self.alone, self.checkpoints, self.watch, self.seed = dict(alone), checkpoints, watch, seed
         self.workers = Workers.here()
         self.stream = Stream(
             {name: each.tokens for name, each in rows.items()}, recipe.tokens, self._shares(), seed
         )
         self.units = self._units()
-        self.backward = backward_of(backbone, list(rows), recipe)
-        self.optimizer = optimiser(backbone, heads, recipe, self.backward.parameters)
+        self.joining = joining_of(backbone, list(rows), recipe)
+        self.optimizer = optimiser(backbone, heads, recipe, self.joining.parameters)
         self.average = MovingAverage(self.weights.values(), recipe.average) if recipe.average else None
-        self.precision, self.scaler = _precision(recipe, backbone.device)
+        self.precision, self.scaler = precision_of(recipe.precision, backbone.device)
         self.course = Course(planned=self._planned())
         self.best: tuple[float, dict[str, torch.Tensor]] = (-math.inf, {})
         self.stale = 0
@@ -118,16 +113,13 @@ class Run:
         with _own_randomness(self.seed):
             if self.checkpoints is not None and (found := self.checkpoints.latest()) is not None:
                 self._restore(found)
-            saved = time.monotonic()
-            began, timed = time.monotonic(), []
+            saved, timed = time.monotonic(), []
             try:
                 while self.course.step < self.course.planned and self.stale < self.recipe.patience:
                     clock = time.monotonic()
                     self._step()
                     timed.append(time.monotonic() - clock)
                     self._replan(timed)
-                    self.course.seconds += time.monotonic() - began
-                    began = time.monotonic()
                     looked = self._look_at_dev()
                     if looked or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
                         self._save()
@@ -148,7 +140,7 @@ class Run:
         drawn = self.stream.draw()
         set_rate(self.optimizer, rate_at(course.step, course.planned, recipe))
         self.optimizer.zero_grad(set_to_none=True)
-        self.backward.begin(list(drawn))
+        self.joining.begin(list(drawn))
         counts = _counts(self.rows, drawn)
         sums = dict.fromkeys(drawn, 0.0)
         clock, tokens = time.monotonic(), 0
@@ -156,19 +148,21 @@ class Run:
             batch = MixedBatch(self.rows, part)
             tokens += batch.tokens
             with self.precision():
-                losses = batch.losses(self.backward.run(batch), self.heads)
+                losses = batch.losses(self.joining.run(batch), self.heads)
             # The mean over a task's rows of the whole step, of which these are some.
             mine = _counts(self.rows, part)
             shares = {name: loss * (mine[name] / counts[name]) for name, loss in losses.items()}
             for name, loss in shares.items():
                 sums[name] += float(loss.detach())
-            self.backward.backward(
+            self.joining.backward(
                 batch, {name: loss / self.units[name] for name, loss in shares.items()}, self.scaler
             )
         sums = self._over_all(sums)
         self._check(sums)
         self.workers.add_up(self._added_up)
-        self.backward.end({name: value / self.units[name] for name, value in sums.items()}, self.workers)
+        self.joining.end(
+            {name: value / self.units[name] for name, value in sums.items()}, self.workers, self.scaler
+        )
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.weights.values(), recipe.clip)
         self.scaler.step(self.optimizer)
@@ -176,7 +170,6 @@ class Run:
         if self.average is not None:
             self.average.update()
         course.step += 1
-        course.tokens += tokens
         course.rates.append([course.step, round(tokens / (time.monotonic() - clock), 1)])
 
     @property
@@ -184,9 +177,9 @@ class Run:
         """The weights whose gradients are summed over processes after the backward pass; under balancing,
         those of the backbone are before they are joined."""
         weights = self.weights
-        if isinstance(self.backward, Balanced):
+        if self.joining.splits:
             weights = {name: each for name, each in weights.items() if name.startswith("heads.")}
-        return [*weights.values(), *self.backward.parameters]
+        return [*weights.values(), *self.joining.parameters]
 
     def _over_all(self, sums: dict[str, float]) -> dict[str, float]:
         values = self.workers.total(torch.tensor(list(sums.values()), dtype=torch.float64))
@@ -221,8 +214,7 @@ class Run:
             course.dev.setdefault(name, []).append([course.step, round(value, 6)])
         if len(now) > 1:
             self._compare()
-        if isinstance(self.backward, Weighted):
-            self.backward.weighting.end_period()
+        self.joining.end_period()
         if recipe.sampling == "dynamic":
             self.stream.shares = dynamic_shares(now, self.alone)
         return True
@@ -235,9 +227,8 @@ class Run:
         if len(drawn) < len(self.rows):
             return
         batch = MixedBatch(self.rows, drawn)
-        gradients = GradientSplitter(self.backbone).start(len(drawn))
-        rows = [batch.rows_of(name) for name in drawn]
-        losses = batch.losses(lambda ragged, sites: gradients.run(ragged, rows, sites), self.heads)
+        gradients = self.joining.splitter.start(len(drawn))
+        losses = batch.losses(batch.split_run(gradients, list(drawn)), self.heads)
         gradients.backward([loss / self.units[name] for name, loss in losses.items()])
         found = gradients.gramian().cpu()
         # Of the size of one each, so that no step outweighs the others.
@@ -305,7 +296,7 @@ class Run:
             for i, kept in optimizer.items()
             for key, value in kept.items()
         }
-        tensors |= {f"backward.{name}": each for name, each in self.backward.state_dict().items()}
+        tensors |= {f"joining.{name}": each for name, each in self.joining.state_dict().items()}
         tensors["random"] = torch.get_rng_state()
         state = {
             "course": asdict(self.course),
@@ -333,8 +324,8 @@ class Run:
                 optimizer.setdefault(int(index), {})[key] = tensor
         for name, each in self.weights.items():
             each.copy_(tensors[name])
-        self.backward.load_state_dict(
-            {name.partition(".")[2]: each for name, each in tensors.items() if name.startswith("backward.")}
+        self.joining.load_state_dict(
+            {name.partition(".")[2]: each for name, each in tensors.items() if name.startswith("joining.")}
         )
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
         self.course = Course(**state["course"])
@@ -377,17 +368,6 @@ def _parts(drawn: Drawn, count: int) -> list[Drawn]:
         {name: rows[k::count] for name, rows in drawn.items() if len(rows[k::count])} for k in range(count)
     ]
     return [part for part in parts if part]
-
-
-def _precision(recipe: Recipe, device: torch.device) -> tuple[Callable[[], Any], torch.amp.GradScaler]:
-    """A context for the forward pass, and what keeps float16 gradients from vanishing."""
-    name = recipe.precision
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
-    if name == "float32":
-        return contextlib.nullcontext, scaler
-    return lambda: torch.autocast(device.type, dtype=getattr(torch, name)), scaler
 
 
 @contextlib.contextmanager

@@ -45,10 +45,6 @@ class Stream:
                     drawn[name] = np.asarray(rows, np.int64)
         return drawn
 
-    def passes(self) -> dict[str, float]:
-        """How many times each task's rows have been taken so far."""
-        return {name: number + at / len(self.tokens[name]) for name, (number, at) in self._at.items()}
-
     def state(self) -> dict[str, Any]:
         """JSON-able; `restore` takes it."""
         at = {name: list(place) for name, place in self._at.items()}
@@ -71,6 +67,7 @@ class Stream:
             self._at[name] = (number, at + 1) if at + 1 < len(self.tokens[name]) else (number + 1, 0)
         if len(rows) == len(self.tokens[name]):
             self._credit[name] = min(self._credit[name], 0.0)
+        # Where one pass over the rows ends and the next begins in a step, the two may hold the same row.
         return list(dict.fromkeys(rows))
 
     def _order(self, name: str, number: int) -> np.ndarray:

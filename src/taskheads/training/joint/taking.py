@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from taskheads.backbone.branching import Branch
 from taskheads.model.evaluation import judged, score, truth_of
 from taskheads.model.model import Model
 from taskheads.tasks.metrics import paired_difference
 from taskheads.tasks.suite import Suite
 from taskheads.training.frozen import Fitted
-from taskheads.training.joint.tuning import SHARED, Candidate, Outcome
+from taskheads.training.joint.tuning import SHARED, Outcome
 
 
-def chosen(fitted: Fitted) -> dict[str, Any]:
+def choice_of(fitted: Fitted) -> dict[str, Any]:
     """What the data card tells of a head that was chosen on dev."""
     return {
         "reads": [str(read) for read in fitted.head.reads],
@@ -39,9 +38,8 @@ def take_tuned(model: Model, suite: Suite, made: Outcome) -> None:
         if kept.branch is None:
             continue
         head = model.heads[name] = kept.fitted[name].head
-        card |= chosen(kept.fitted[name])
+        card |= choice_of(kept.fitted[name])
         model.branch_of[name] = way
-        model.branches[way] = kept.branch
         if len(rows):
             truth = truth_of(head, rows)
             relevant, predicted, scores = judged(head, truth, kept.answered[name][1])
@@ -59,15 +57,10 @@ def take_tuned(model: Model, suite: Suite, made: Outcome) -> None:
 
 def _settle_branches(model: Model, made: Outcome) -> None:
     """Trunks before what grew from them; a backbone that every task stands on becomes the model's own."""
-    used = model.branches
-    trunks = {branch.trunk for branch in used.values()} - {""}
-    wanted = [name for name in made.candidates if name in used or name in trunks]
-    model.branches = {name: _branch(made.candidates[name]) for name in wanted}
+    grown = {name: each.branch for name, each in made.candidates.items() if each.branch is not None}
+    used = set(model.branch_of.values())
+    used |= {grown[name].trunk for name in used}
+    model.branches = {name: branch for name, branch in grown.items() if name in used}
     if set(model.branch_of) == set(model.heads) and set(model.branch_of.values()) == {SHARED}:
         model.backbone = model.branches.pop(SHARED).backbone
         model.branch_of.clear()
-
-
-def _branch(candidate: Candidate) -> Branch:
-    assert candidate.branch is not None
-    return candidate.branch

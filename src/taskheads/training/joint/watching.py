@@ -12,21 +12,9 @@ from taskheads.backbone.backbone import Backbone
 from taskheads.heads import Head, LinearHead
 from taskheads.heads.head import Decisions
 from taskheads.model.evaluation import metric_value, truth_of
-from taskheads.model.features import FrozenFeatures
+from taskheads.model.features import features_of
 from taskheads.tasks.task import Examples
 from taskheads.training.frozen import encoded_targets
-
-
-def features_of(
-    backbone: Backbone, heads: Mapping[str, Head], rows: Mapping[str, Examples]
-) -> FrozenFeatures:
-    """What the heads read of these rows from the backbone as it is now."""
-    needs = [(request, rows[name]) for name, head in heads.items() for request in head.requests]
-    reads: dict[str, set] = {}
-    for head in heads.values():
-        for request in head.requests:
-            reads.setdefault(request.form, set()).update(head.reads)
-    return FrozenFeatures(backbone, needs, lambda form: sorted(reads[form]))
 
 
 def on_dev(backbone: Backbone, heads: Mapping[str, Head], dev: Mapping[str, Examples]) -> dict[str, float]:
@@ -45,15 +33,3 @@ def on_dev(backbone: Backbone, heads: Mapping[str, Head], dev: Mapping[str, Exam
             value = head.metric.utility(metric_value(head, truth_of(head, dev[name]), made))
             found[name] = float(value) if np.isfinite(value) else float("-inf")
     return found
-
-
-def some_rows(examples: Examples, count: int) -> Examples:
-    """At most `count` of the rows, evenly spaced."""
-    if len(examples) <= count:
-        return examples
-    rows = np.unique(np.linspace(0, len(examples) - 1, count).astype(int)).tolist()
-    return Examples(
-        tuple([column[row] for row in rows] for column in examples.inputs),
-        [examples.targets[row] for row in rows],
-        [examples.sources[row] for row in rows],
-    )

@@ -1,13 +1,15 @@
-"""From the tasks' losses to gradients: added up, or balanced on the shared backbone."""
+"""How the losses of several tasks become one gradient: added up, or balanced on the shared backbone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from taskheads.backbone.backbone import Backbone
+from taskheads.sharing.balancer import Balancer
 from taskheads.sharing.balancing import balancer, representation_gradients
 from taskheads.sharing.gradients import GradientSplitter, TaskGradients
 from taskheads.sharing.weighting import loss_weighting
@@ -18,15 +20,26 @@ from taskheads.training.joint.workers import Workers
 Losses = Mapping[str, torch.Tensor]
 
 
-class Backward:
+class Joining:
     """What a step does with the losses of its tasks; `names` are all tasks of the run.
 
     In a step: `begin`, then for each part of it `run` and `backward`, then `end`.
+
+    Class attributes
+    ----------------
+    splits: whether the backbone's gradients are kept apart by task until `end`, which then also sums them
+        over processes.
     """
+
+    splits = False
 
     def __init__(self, backbone: Backbone, names: Sequence[str]) -> None:
         self.backbone, self.names = backbone, list(names)
-        self.drawn: list[str] = []
+
+    @cached_property
+    def splitter(self) -> GradientSplitter:
+        """What tells the tasks' gradients for the backbone apart."""
+        return GradientSplitter(self.backbone)
 
     def begin(self, drawn: Sequence[str]) -> None:
         """A step of these tasks."""
@@ -40,8 +53,11 @@ class Backward:
         """Add this part's gradients."""
         raise NotImplementedError
 
-    def end(self, losses: Mapping[str, float], workers: Workers) -> None:
+    def end(self, losses: Mapping[str, float], workers: Workers, scaler: Any) -> None:
         """Finish the step, whose losses over all parts and processes are known now."""
+
+    def end_period(self) -> None:
+        """Dev was looked at, which stands for the end of an epoch."""
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -50,17 +66,17 @@ class Backward:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """What a resumed run needs."""
-        return {}
+        raise NotImplementedError
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from `state_dict`."""
+        raise NotImplementedError
 
-    def present(self) -> list[int]:
-        """The numbers of the step's tasks among all."""
-        return [self.names.index(name) for name in self.drawn]
+    def _numbers(self, names: Sequence[str]) -> list[int]:
+        return [self.names.index(name) for name in names]
 
 
-class Weighted(Backward):
+class Weighted(Joining):
     """One backward pass of the weighted sum of the losses."""
 
     def __init__(self, backbone: Backbone, names: Sequence[str], weighting: str) -> None:
@@ -72,8 +88,11 @@ class Weighted(Backward):
         return list(self.weighting.parameters())
 
     def backward(self, batch: MixedBatch, losses: Losses, scaler: Any) -> None:
-        at = [self.names.index(name) for name in losses]
-        scaler.scale(self.weighting.total(torch.stack(list(losses.values())), at)).backward()
+        total = self.weighting.total(torch.stack(list(losses.values())), self._numbers(list(losses)))
+        scaler.scale(total).backward()
+
+    def end_period(self) -> None:
+        self.weighting.end_period()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return self.weighting.state_dict()
@@ -82,36 +101,12 @@ class Weighted(Backward):
         self.weighting.load_state_dict(dict(state))
 
 
-class Balanced(Backward):
-    """One backward pass that keeps the tasks' gradients for the backbone apart, and a balancer that joins
-    them."""
+class _Balanced(Joining):
+    """What both ways of balancing have: a balancer, and its state."""
 
-    def __init__(self, backbone: Backbone, names: Sequence[str], name: str) -> None:
+    def __init__(self, backbone: Backbone, names: Sequence[str], balancer: Balancer) -> None:
         super().__init__(backbone, names)
-        self.balancer = balancer(name, len(names))
-        self.splitter = GradientSplitter(backbone)
-        self.gradients: TaskGradients
-
-    def begin(self, drawn: Sequence[str]) -> None:
-        super().begin(drawn)
-        self.gradients = self.splitter.start(len(self.drawn))
-
-    def run(self, batch: MixedBatch) -> RunBackbone:
-        rows = [batch.rows_of(name) for name in self.drawn]
-        return lambda ragged, sites: self.gradients.run(ragged, rows, sites)
-
-    def backward(self, batch: MixedBatch, losses: Losses, scaler: Any) -> None:
-        nothing = torch.zeros((), device=self.backbone.device)
-        self.gradients.backward(
-            [scaler.scale(losses[name]) if name in losses else nothing for name in self.drawn]
-        )
-
-    def end(self, losses: Mapping[str, float], workers: Workers) -> None:
-        if workers.count > 1:
-            self.gradients.reduce(torch.distributed.all_reduce)
-        self.balancer.balance(
-            self.gradients, torch.tensor([losses[name] for name in self.drawn]), self.present()
-        )
+        self.balancer = balancer
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return self.balancer.state_dict()
@@ -120,13 +115,34 @@ class Balanced(Backward):
         self.balancer.load_state_dict(state)
 
 
-class BalancedAtRepresentation(Weighted):
-    """One backward pass of losses weighted by a balancer that looks at the backbone's output alone."""
+class Balanced(_Balanced):
+    """One backward pass that keeps the tasks' gradients for the backbone apart, and a balancer that joins
+    them."""
 
-    def __init__(self, backbone: Backbone, names: Sequence[str], name: str) -> None:
-        super().__init__(backbone, names, "equal")
-        self.balancer = balancer(name, len(names))
-        self._output: torch.Tensor
+    splits = True
+
+    def begin(self, drawn: Sequence[str]) -> None:
+        super().begin(drawn)
+        self.gradients: TaskGradients = self.splitter.start(len(self.drawn))
+
+    def run(self, batch: MixedBatch) -> RunBackbone:
+        return batch.split_run(self.gradients, self.drawn)
+
+    def backward(self, batch: MixedBatch, losses: Losses, scaler: Any) -> None:
+        nothing = torch.zeros((), device=self.backbone.device)
+        self.gradients.backward(
+            [scaler.scale(losses[name]) if name in losses else nothing for name in self.drawn]
+        )
+
+    def end(self, losses: Mapping[str, float], workers: Workers, scaler: Any) -> None:
+        if workers.count > 1:
+            self.gradients.reduce(torch.distributed.all_reduce)
+        values = torch.tensor([losses[name] for name in self.drawn])
+        self.balancer.balance(self.gradients, values, self._numbers(self.drawn))
+
+
+class BalancedAtRepresentation(_Balanced):
+    """One backward pass of losses weighted by a balancer that looks at the backbone's output alone."""
 
     def run(self, batch: MixedBatch) -> RunBackbone:
         def run(ragged: Any, sites: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -140,21 +156,13 @@ class BalancedAtRepresentation(Weighted):
         sizes = [batch.parts[name].tokens.stop - batch.parts[name].tokens.start for name in losses]
         stacked = torch.stack(list(losses.values()))
         found = representation_gradients(list(losses.values()), self._output, sizes).double()
-        at = [self.names.index(name) for name in losses]
-        weights = self.balancer.weights(found @ found.T, stacked, at)
+        weights = self.balancer.weights(found @ found.T, stacked, self._numbers(list(losses)))
         scaler.scale((weights.to(stacked) * stacked).sum()).backward()
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return self.balancer.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        self.balancer.load_state_dict(state)
-
-
-def backward_of(backbone: Backbone, names: Sequence[str], recipe: Recipe) -> Backward:
+def joining_of(backbone: Backbone, names: Sequence[str], recipe: Recipe) -> Joining:
     """What the recipe asks for. Raises ConfigError for an unknown balancer or weighting."""
     if recipe.balance == "none":
         return Weighted(backbone, names, recipe.weighting)
-    if balancer(recipe.balance, len(names)).at_representation:
-        return BalancedAtRepresentation(backbone, names, recipe.balance)
-    return Balanced(backbone, names, recipe.balance)
+    found = balancer(recipe.balance, len(names))
+    return (BalancedAtRepresentation if found.at_representation else Balanced)(backbone, names, found)
