@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
+from taskheads.backbone.changes import Past
 from taskheads.backbone.ragged import Group, RaggedBatch
 from taskheads.errors import BackboneError
 
@@ -37,12 +38,14 @@ class Attention:
         model made them; returns the three to be used. None leaves them alone.
     after: called with (layer, output), the attention heads' outputs before the output projection
         [..., tokens, attention heads, head width]; returns the tensor to be used.
+    past: keys and values that come before those of the rows' own tokens.
     modules: the modules that called so far; how many there are is the number of the layer that calls next.
     """
 
     batch: RaggedBatch | None
     before: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], tuple] | None = None
     after: Callable[[int, torch.Tensor], torch.Tensor] | None = None
+    past: Past | None = None
     modules: list[torch.nn.Module] = field(default_factory=list)
 
 
@@ -74,22 +77,23 @@ class RowMask:
     """The model's mask function, kept to be evaluated at positions inside a row once its length is known."""
 
     allowed: Callable[..., torch.Tensor]
-    _dense: dict[int, torch.Tensor | None] = field(default_factory=dict)
+    _dense: dict[tuple[int, int], torch.Tensor | None] = field(default_factory=dict)
 
     @property
     def causal(self) -> bool:
         return self.allowed is causal_mask_function
 
-    def dense(self, length: int, device: torch.device) -> torch.Tensor | None:
-        """Who may look at whom, bool [length, length]; None when everybody may. Kept for a whole run."""
+    def dense(self, length: int, device: torch.device, past: int = 0) -> torch.Tensor | None:
+        """Who may look at whom, bool [length, past + length]; None when everybody may. Kept for a whole
+        run."""
         if self.allowed is bidirectional_mask_function:
             return None
-        if length not in self._dense:
+        if (length, past) not in self._dense:
             zero = torch.zeros((), dtype=torch.long, device=device)
-            at = torch.arange(length, device=device)
-            mask = self.allowed(zero, zero, at[:, None], at[None, :]).expand(length, length)
-            self._dense[length] = None if bool(mask.all()) else mask
-        return self._dense[length]
+            at = torch.arange(past + length, device=device)
+            mask = self.allowed(zero, zero, at[past:, None], at[None, :]).expand(length, past + length)
+            self._dense[length, past] = None if bool(mask.all()) else mask
+        return self._dense[length, past]
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
@@ -124,7 +128,7 @@ def _attend(
         )
     else:
         output = _attend_within_rows(
-            module, query, key, value, attention_mask, running.batch, scaling, dropout, **kwargs
+            module, query, key, value, attention_mask, running, layer, scaling, dropout, **kwargs
         )
     if running.after is not None:
         output = running.after(layer, output)
@@ -137,7 +141,8 @@ def _attend_within_rows(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | RowMask | None,
-    batch: RaggedBatch,
+    running: Attention,
+    layer: int,
     scaling: float | None,
     dropout: float,
     *,
@@ -147,6 +152,8 @@ def _attend_within_rows(
     **ignored: Any,
 ) -> torch.Tensor:
     """Attention of every token to the tokens of its own row: [1, H, N, d] three times → [1, N, H, d]."""
+    batch, past = running.batch, running.past
+    assert batch is not None
     if softcap is not None:
         raise BackboneError("attention with a logit soft cap has no ragged form")
     if isinstance(mask, torch.Tensor):
@@ -155,27 +162,36 @@ def _attend_within_rows(
         is_causal = mask.causal
     elif is_causal is None:
         is_causal = bool(getattr(module, "is_causal", False))
+    if past is not None and (position_bias is not None or (mask is None and is_causal)):
+        raise BackboneError(f"{type(module).__name__} cannot attend to what comes before a row")
     # [1, H, N, d] → [N, H, d], so that the rows of a group are one slice, and a slice is one dense block.
     query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
     shared_keys = key.shape[1] != query.shape[1]
-    order = batch.sorted_tokens
+    arranged = batch.arranged(None if past is None else past.lengths)
+    order = arranged.order
     if order is not None:
         query, key, value = query[order], key[order], value[order]
     outputs = []
     # Split at once: the gradient of a slice would be as large as all tokens, for every group anew.
-    sizes = [group.count * group.length for group in batch.groups]
-    blocks = zip(batch.groups, *(each.split(sizes) for each in (query, key, value)), strict=True)
+    sizes = [group.count * group.length for group in arranged.groups]
+    blocks = zip(arranged.groups, *(each.split(sizes) for each in (query, key, value)), strict=True)
     for group, queries, keys, values in blocks:
-        bias = None if mask is None or is_causal else mask.dense(group.length, query.device)
+        causal = is_causal and not group.past
+        bias = None if mask is None or causal else mask.dense(group.length, query.device, group.past)
         if position_bias is not None:
-            bias = _with_bias(position_bias[:, :, : group.length, : group.length], bias, is_causal)
+            bias = _with_bias(position_bias[:, :, : group.length, : group.length], bias, causal)
+        keys, values = _block(keys, group), _block(values, group)
+        if group.past:
+            assert past is not None
+            before = (each.transpose(1, 2) for each in past.of(layer, group.rows))
+            keys, values = (torch.cat([old, new], 2) for old, new in zip(before, (keys, values), strict=True))
         block = scaled_dot_product_attention(
             _block(queries, group),
-            _block(keys, group),
-            _block(values, group),
+            keys,
+            values,
             attn_mask=bias,
             dropout_p=dropout,
-            is_causal=is_causal and bias is None,
+            is_causal=causal and bias is None,
             scale=scaling,
             enable_gqa=shared_keys,
         )

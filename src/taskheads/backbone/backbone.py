@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from taskheads.backbone.attention import NAME, Attention, attending
+from taskheads.backbone.changes import Change, Changes
 from taskheads.backbone.ragged import Encoded, RaggedBatch, in_batches
-from taskheads.backbone.running import Batch, Edit, ImageBatch, Pass, first_position
-from taskheads.backbone.sites import Layout, find_layout
+from taskheads.backbone.running import Batch, ImageBatch, Pass, first_position
+from taskheads.backbone.sites import Layout, find_layout, is_map
 from taskheads.backbone.tokens import Tokens
 from taskheads.errors import BackboneError
 
@@ -128,6 +130,24 @@ class Backbone:
     def ragged(self) -> bool:
         return self.why_padded is None
 
+    @cached_property
+    def patches(self) -> int:
+        """Tokens of one image."""
+        with torch.inference_mode():
+            return len(self.run(self._probe(), ["embeddings"])["embeddings"])
+
+    def of(self, task: str) -> Backbone:
+        """What the head of this task reads: the backbone itself, unless tasks change something in it."""
+        return self
+
+    def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What may learn when the backbone is trained, by name."""
+        return self.model.named_parameters()
+
+    def train(self, mode: bool = True) -> None:
+        """Into the mode for training, with dropout, or out of it."""
+        self.model.train(mode)
+
     @property
     def fingerprint(self) -> str:
         """Hex digest of all that a feature depends on: architecture, weights, tokenizer, limit.
@@ -162,15 +182,20 @@ class Backbone:
         return self._widths[site]
 
     def run(
-        self, batch: Batch, read: Sequence[str] = ("output",), edits: Mapping[str, Edit] | None = None
+        self,
+        batch: Batch,
+        read: Sequence[str] = ("output",),
+        changes: Changes | Mapping[str, Change] | None = None,
     ) -> dict[str, torch.Tensor]:
         """The tensors at the sites `read`, each [N, ...] over the tokens of all rows laid end to end.
 
-        `edits` maps a site to a function from [N, ...] to a tensor of the same shape, which replaces what
-        stands there for everything above it. Layers above the deepest site of `read` are not computed.
-        Gradients flow as in the plain model. Raises BackboneError for a site this backbone does not have.
+        `changes` is what the pass changes; a mapping is short for `Changes(sites=...)`: from a site to a
+        function from [N, ...] to a tensor of the same shape, which replaces what stands there for everything
+        above it. Layers above the deepest site of `read` are not computed. Gradients flow as in the plain
+        model. Raises BackboneError for a site this backbone does not have, and a change it cannot take.
         """
-        return Pass(self.layout, read, edits or {}).run(self.model, batch, ragged=self.ragged)
+        changes = Changes.of(changes)
+        return Pass(self.layout, read, changes, ragged=self.ragged).run(self.model, batch)
 
     def batches(self, encoded: Sequence[Encoded], budget: int = 4096) -> Iterator[RaggedBatch]:
         """`encoded` in ragged batches of at most `budget` tokens, on the backbone's device."""
@@ -191,13 +216,29 @@ class Backbone:
         return RaggedBatch([Encoded(ids[:5]), Encoded(ids[5:7]), Encoded(ids[6:])])
 
     def _find_layout(self) -> Layout:
+        called: list[nn.Module] = []
         attention = Attention(batch=None)
-        with torch.inference_mode(), attending(attention):
-            _plain_forward(self.model, self._probe())
+
+        def attended(_layer: int, output: torch.Tensor) -> torch.Tensor:
+            called.append(attention.modules[-1])
+            return output
+
+        attention.after = attended
+        hooks = [
+            module.register_forward_hook(lambda module, _args, _output: called.append(module))
+            for module in self.model.modules()
+            if is_map(module)
+        ]
+        try:
+            with torch.inference_mode(), attending(attention):
+                _plain_forward(self.model, self._probe())
+        finally:
+            for hook in hooks:
+                hook.remove()
         config = self.model.config
         # Whether a token sees only those before it, so that the last one alone has seen its whole row.
         self.causal = any(getattr(module, "is_causal", False) for module in attention.modules)
-        return find_layout(self.model, attention.modules, config.num_hidden_layers, config.hidden_size)
+        return find_layout(self.model, called, config.num_hidden_layers, config.hidden_size)
 
     def _why_padded(self) -> str | None:
         """Try the model without padding against padded rows; say what is wrong, or None."""
@@ -207,8 +248,10 @@ class Backbone:
             return f"{name} does not use the attention interface of transformers"
         try:
             with torch.inference_mode():
-                packed = Pass(self.layout, ["output"], {}).run(self.model, probe, ragged=True)["output"]
-                padded = Pass(self.layout, ["output"], {}).run(self.model, probe, ragged=False)["output"]
+                packed, padded = (
+                    Pass(self.layout, ["output"], Changes(), ragged=ragged).run(self.model, probe)["output"]
+                    for ragged in (True, False)
+                )
         except (BackboneError, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
             return f"{name} cannot run without padding ({str(error).splitlines()[0]})"
         gap = float((packed - padded).abs().max() / padded.abs().max().clamp_min(1e-12))

@@ -32,15 +32,29 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Group:
-    """`count` rows of equal `length` that stand side by side, from token `start` on."""
+    """`count` rows of equal `length` that stand side by side, from token `start` on.
+
+    rows: which rows of the batch they are. past: how many keys and values come before those of each.
+    """
 
     start: int
     count: int
     length: int
+    rows: np.ndarray
+    past: int = 0
 
     @property
     def stop(self) -> int:
         return self.start + self.count * self.length
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Rows that are alike brought together: `order` of their tokens (None when they stand so already), and
+    the `groups` in it; rows without a token are in none."""
+
+    order: torch.Tensor | None
+    groups: list[Group]
 
 
 class RaggedBatch:
@@ -51,9 +65,16 @@ class RaggedBatch:
     ids, segments: int64 [N], N being the number of tokens of all rows; segments may be None.
     lengths: the rows' lengths, in the order in which they stand.
     rows: for each row in that order, its number in the caller's sequence.
+    tasks: whose rows they are: pairs of a task and its number of rows, in order; empty where nobody says.
     """
 
-    def __init__(self, encoded: Sequence[Encoded], rows: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        encoded: Sequence[Encoded],
+        rows: Sequence[int] | None = None,
+        tasks: Sequence[tuple[str, int]] = (),
+    ) -> None:
+        self.tasks = tuple(tasks)
         self.rows = list(range(len(encoded))) if rows is None else list(rows)
         self.lengths = [len(row) for row in encoded]
         self.ids = torch.from_numpy(np.concatenate([row.ids for row in encoded]).astype(np.int64))
@@ -62,6 +83,7 @@ class RaggedBatch:
             parts = [np.zeros(len(row)) if row.segments is None else row.segments for row in encoded]
             self.segments = torch.from_numpy(np.concatenate(parts).astype(np.int64))
         self.words = [row.words for row in encoded]
+        self._arranged: dict[tuple[int, ...] | None, Arrangement] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,11 +92,8 @@ class RaggedBatch:
         """This batch with its tokens on `device`; itself when they are there already."""
         if self.ids.device == torch.device(device):
             return self
-        moved = object.__new__(RaggedBatch)
-        moved.rows, moved.lengths, moved.words = self.rows, self.lengths, self.words
-        moved.ids = self.ids.to(device)
-        moved.segments = None if self.segments is None else self.segments.to(device)
-        return moved
+        segments = None if self.segments is None else self.segments.to(device)
+        return self._with(self.ids.to(device), segments, self.lengths, self.words, 1)
 
     @cached_property
     def starts(self) -> torch.Tensor:
@@ -108,20 +127,80 @@ class RaggedBatch:
     @cached_property
     def sorted_tokens(self) -> torch.Tensor | None:
         """The order of tokens that brings rows of equal length together; None when they stand so already."""
-        if all(a <= b for a, b in zip(self.lengths, self.lengths[1:], strict=False)):
-            return None
-        length_of_token = self.counts[self.row_of_token]
-        return torch.argsort(length_of_token, stable=True)
+        return self.arranged().order
 
-    @cached_property
+    @property
     def groups(self) -> list[Group]:
         """Runs of rows of equal length, in the order of `sorted_tokens`; rows without a token are in none."""
-        lengths, counts = np.unique([length for length in self.lengths if length], return_counts=True)
+        return self.arranged().groups
+
+    def arranged(self, past: Sequence[int] | None = None) -> Arrangement:
+        """Rows of equal length, and equal `past` [rows] where there is one, brought together."""
+        key = None if past is None else tuple(past)
+        if key not in self._arranged:
+            self._arranged[key] = self._arrange([0] * len(self.lengths) if past is None else past)
+        return self._arranged[key]
+
+    def _arrange(self, past: Sequence[int]) -> Arrangement:
+        sizes = np.column_stack([np.asarray(self.lengths, np.int64), np.asarray(past, np.int64)])
+        rows = np.lexsort((sizes[:, 1], sizes[:, 0]))  # stable: by length, then by past
+        order = None
+        if (np.diff(rows) < 0).any():
+            starts = np.cumsum(sizes[:, 0]) - sizes[:, 0]
+            order = self._on_device(spans(starts[rows], sizes[rows, 0]))
         groups, start = [], 0
-        for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
-            groups.append(Group(start, count, length))
+        rows = rows[sizes[rows, 0] > 0]
+        cuts = np.flatnonzero((np.diff(sizes[rows], axis=0) != 0).any(1)) + 1
+        for some in np.split(rows, cuts) if len(rows) else []:
+            length, before = sizes[some[0]].tolist()
+            groups.append(Group(start, len(some), length, some, before))
             start = groups[-1].stop
-        return groups
+        return Arrangement(order, groups)
+
+    def repeated(self, copies: int) -> RaggedBatch:
+        """The batch's rows over and over, all copies end to end."""
+        return self._with(
+            self.ids.repeat(copies),
+            None if self.segments is None else self.segments.repeat(copies),
+            self.lengths * copies,
+            self.words * copies,
+            copies,
+        )
+
+    def with_room(self, before: Sequence[int]) -> tuple[RaggedBatch, torch.Tensor]:
+        """The batch with so many more tokens before each row's own, and where its own tokens then stand.
+
+        What stands in the new places is the row's first token, and in its segment; a row without a token has
+        no room.
+        """
+        own = np.asarray(self.lengths, np.int64)
+        room = np.where(own > 0, np.asarray(before, np.int64), 0)
+        starts = np.cumsum(own) - own
+        first = np.repeat(np.minimum(starts, max(0, len(self.ids) - 1)), own + room)
+        places = spans(np.cumsum(own + room) - own, own)
+        taken = first.copy()
+        taken[places] = np.arange(own.sum())
+        at = self._on_device(taken)
+        words = [
+            None if row is None else np.where(row < 0, row, row + extra)
+            for row, extra in zip(self.words, room, strict=True)
+        ]
+        segments = None if self.segments is None else self.segments[at]
+        longer = self._with(self.ids[at], segments, (own + room).tolist(), words, 1)
+        return longer, self._on_device(places)
+
+    def _with(
+        self,
+        ids: torch.Tensor,
+        segments: torch.Tensor | None,
+        lengths: list[int],
+        words: list[np.ndarray | None],
+        copies: int,
+    ) -> RaggedBatch:
+        made = object.__new__(RaggedBatch)
+        made.ids, made.segments, made.lengths, made.words = ids, segments, lengths, words
+        made.rows, made.tasks, made._arranged = self.rows * copies, self.tasks * copies, {}
+        return made
 
     def _on_device(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.int64)).to(self.ids.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,17 +12,18 @@ import torch
 from torch import nn
 
 from taskheads.backbone.attention import Attention, attending, current_batch
+from taskheads.backbone.changes import Changes, MapChange, Past
+from taskheads.backbone.forking import all_copies, forking
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.backbone.sites import Layout, layer_of
 
-Edit = Callable[[torch.Tensor], torch.Tensor]
-
 
 class ImageBatch:
-    """Images of one size, `pixels` [images, channels, height, width]: rows of equally many patches."""
+    """Images of one size, `pixels` [images, channels, height, width]: rows of equally many patches; `tasks`
+    as in a `RaggedBatch`."""
 
-    def __init__(self, pixels: torch.Tensor) -> None:
-        self.pixels = pixels
+    def __init__(self, pixels: torch.Tensor, tasks: Sequence[tuple[str, int]] = ()) -> None:
+        self.pixels, self.tasks = pixels, tuple(tasks)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -36,41 +37,73 @@ class _Deepest(Exception):
 
 
 class Pass:
-    """One forward pass: which sites are read, which are changed, and how the batch is laid out.
+    """One forward pass: which sites are read, what is changed, and how the batch is laid out.
 
-    Tensors at a site are handed to edits and to the reader as [N, ...], N counting the tokens of all rows
+    Tensors at a site are handed to changes and to the reader as [N, ...], N counting the tokens of all rows
     end to end, whether the pass is ragged or padded. Passes of one model may run in several threads at once.
     """
 
-    def __init__(self, layout: Layout, read: Sequence[str], edits: Mapping[str, Edit]) -> None:
-        layout.check([*read, *edits])
-        self.layout = layout
+    def __init__(self, layout: Layout, read: Sequence[str], changes: Changes, *, ragged: bool) -> None:
+        layout.check(read)
+        changes.check(layout, ragged=ragged)
+        self.layout, self.changes, self.ragged = layout, changes, ragged
         self.wanted = frozenset(read)
-        self.edits = edits
         self.found: dict[str, torch.Tensor] = {}
         self.kept: torch.Tensor | None = None
         self._thread = threading.get_ident()
         self._last = max((layer_of(site) for site in read), default=10**9)
 
-    def run(self, model: nn.Module, batch: Batch, *, ragged: bool) -> dict[str, torch.Tensor]:
-        """Every site of `read` as [N, ...]. Hooks are gone again when this returns or raises."""
-        inputs, self.kept = _inputs(model, batch, ragged)
-        attention = Attention(batch if ragged and isinstance(batch, RaggedBatch) else None)
-        touched = self.wanted | set(self.edits)
+    def run(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """Every site of `read` as [N, ...], prompts left out. Hooks are gone again when this returns or
+        raises."""
+        changes, own, room = self.changes, None, None
+        if changes.prompts is not None:
+            assert isinstance(batch, RaggedBatch)
+            batch, own = batch.with_room(changes.prompts.lengths)
+            taken = torch.ones(len(batch.ids), dtype=torch.bool, device=own.device)
+            room = taken.index_fill(0, own, False).nonzero()[:, 0]
+        inputs, self.kept = _inputs(model, batch, self.ragged, changes.past)
+        attention = Attention(batch if self.ragged and isinstance(batch, RaggedBatch) else None)
+        attention.past = changes.past
+        touched = self.wanted | set(changes.sites)
         if any(".attention." in site for site in touched):
             attention.before, attention.after = self._before, self._after
         with ExitStack() as stack:
             stack.enter_context(attending(attention))
-            if ragged:
+            if self.ragged:
                 stack.enter_context(_ShortBias.of(model))
-            for handle in self._hooks(touched):
+            hooks = [*self._words(touched, room), *self._hooks(touched)]
+            if changes.fork is not None:  # before all others, which see every copy
+                hooks[:0] = forking(self.layout, changes.fork, attention, self._mine)
+            for handle in hooks:
                 stack.callback(handle.remove)
+            for name, change in changes.maps.items():
+                hook = self._mine(self._at_map(change))
+                stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
             try:
                 output = model(**inputs)
+                self._visit("output", output[0])
             except _Deepest:
-                return self.found
-        self._visit("output", output[0])
-        return self.found
+                pass
+        if changes.fork is not None:
+            self.found = {site: all_copies(site, each, changes.fork) for site, each in self.found.items()}
+        return self.found if own is None else {site: each[own] for site, each in self.found.items()}
+
+    def _words(self, touched: frozenset[str], room: torch.Tensor | None) -> Iterator[Any]:
+        """Prompts into the room that was made for them, among the token embeddings."""
+        if room is None and "tokens" not in touched:
+            return
+        assert self.layout.words is not None
+
+        def hook(_module: nn.Module, _args: tuple, output: torch.Tensor) -> torch.Tensor:
+            output = self._visit("tokens", output)
+            if room is None:
+                return output
+            assert self.changes.prompts is not None
+            vectors = self.changes.prompts.vectors.to(output.dtype)
+            return self._put(output, self._flat(output).index_copy(0, room, vectors))
+
+        yield self.layout.words.register_forward_hook(self._mine(hook))
 
     def _hooks(self, touched: frozenset[str]) -> Iterator[Any]:
         numbers: dict[nn.Module, list[int]] = {}
@@ -123,6 +156,12 @@ class Pass:
 
         return hook
 
+    def _at_map(self, change: MapChange) -> Callable:
+        def hook(_module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+            return self._put(output, change(self._flat(args[0]), self._flat(output)))
+
+        return hook
+
     def _before(self, layer: int, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
         names = (f"layers.{layer}.attention.{part}" for part in ("query", "key", "value"))
         return tuple(
@@ -134,19 +173,27 @@ class Pass:
         return self._visit(f"layers.{layer}.attention.heads", output)
 
     def _visit(self, site: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Apply the edit of `site` to [batch, tokens, ...] and keep what is read there."""
-        edit = self.edits.get(site)
-        if edit is None and site not in self.wanted:
+        """Apply the change of `site` to [batch, tokens, ...] and keep what is read there."""
+        change = self.changes.sites.get(site)
+        if change is None and site not in self.wanted:
             return tensor
-        flat = tensor.flatten(0, 1) if self.kept is None else tensor[self.kept]
-        if edit is not None:
-            flat = edit(flat)
-            tensor = (
-                flat.view_as(tensor) if self.kept is None else tensor.clone().index_put((self.kept,), flat)
-            )
+        flat = self._flat(tensor)
+        if change is not None:
+            flat = change(flat)
+            tensor = self._put(tensor, flat)
         if site in self.wanted:
             self.found[site] = flat
         return tensor
+
+    def _flat(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tokens of all rows end to end, of [batch, tokens, ...]."""
+        return tensor.flatten(0, 1) if self.kept is None else tensor[self.kept]
+
+    def _put(self, tensor: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
+        """`tensor` with these tokens in place of its own."""
+        if self.kept is None:
+            return flat.view_as(tensor)
+        return tensor.clone().index_put((self.kept,), flat)
 
 
 class _Counter:
@@ -160,7 +207,9 @@ class _Counter:
         self.layer = next(self._rest)
 
 
-def _inputs(model: Any, batch: Batch, ragged: bool) -> tuple[dict[str, Any], torch.Tensor | None]:
+def _inputs(
+    model: Any, batch: Batch, ragged: bool, past: Past | None
+) -> tuple[dict[str, Any], torch.Tensor | None]:
     """The model's arguments for a batch, and which of the padded positions are tokens (None: all are)."""
     if isinstance(batch, ImageBatch):
         return {"pixel_values": batch.pixels}, None
@@ -170,6 +219,9 @@ def _inputs(model: Any, batch: Batch, ragged: bool) -> tuple[dict[str, Any], tor
     if ragged:
         inputs["input_ids"] = batch.ids[None]
         inputs["position_ids"] = batch.positions[None] + first_position(model)
+        if past is not None:
+            before = torch.as_tensor(past.lengths, device=batch.ids.device)
+            inputs["position_ids"] = inputs["position_ids"] + before[batch.row_of_token]
         # An explicit mask of ones keeps transformers from guessing packed rows out of the positions.
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     else:

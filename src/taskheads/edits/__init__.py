@@ -1,0 +1,1 @@
+"""Edits: what a task changes inside the backbone that it shares with others."""

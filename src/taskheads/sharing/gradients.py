@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from taskheads.backbone.backbone import Backbone
-from taskheads.backbone.running import Batch, Edit
+from taskheads.backbone.changes import Change, Changes
+from taskheads.backbone.running import Batch
 from taskheads.errors import BackboneError
 from taskheads.sharing.kept import ParameterGradients
 from taskheads.sharing.plan import Plan, modules_that_follow
@@ -68,7 +69,7 @@ class TaskGradients:
         batch: Batch,
         rows: Sequence[int],
         read: Sequence[str] = ("output",),
-        edits: Mapping[str, Edit] | None = None,
+        changes: Changes | Mapping[str, Change] | None = None,
     ) -> dict[str, torch.Tensor]:
         """`Backbone.run` on a batch sorted by task: its first `rows[0]` rows are the first task's, and so on.
 
@@ -84,7 +85,7 @@ class TaskGradients:
             for module in self._plan.task_by_task:
                 stack.enter_context(task_by_task(module, slices, self._copies(module)))
             stack.enter_context(_without_gradient(self._plan.split))
-            return self.backbone.run(batch, read, edits)
+            return self.backbone.run(batch, read, changes)
 
     def backward(self, losses: Sequence[torch.Tensor]) -> None:
         """Backpropagate one scalar loss a task, [T]; what is found adds to earlier calls of this step."""

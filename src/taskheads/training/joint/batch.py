@@ -65,7 +65,9 @@ class MixedBatch:
                 mine.targets_of(chosen),
                 lengths,
             )
-        self.ragged = RaggedBatch(encoded)
+        # A row that two requests take stands twice.
+        tasks = [(name, len(part.rows) * part.count) for name, part in self.parts.items()]
+        self.ragged = RaggedBatch(encoded, tasks=tasks)
 
     @property
     def tokens(self) -> int:

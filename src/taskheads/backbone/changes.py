@@ -1,0 +1,93 @@
+"""What one pass may change inside the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from taskheads.backbone.sites import Layout, layer_of
+from taskheads.errors import BackboneError
+
+# What stands at a site [N, ...] to what shall stand there; of the same shape.
+Change = Callable[[torch.Tensor], torch.Tensor]
+# The input [N, in] and the output [N, out] of a map (linear or norm) to what its output shall be.
+MapChange = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Past(Protocol):
+    """Keys and values that stand before those of a row's own tokens, in every layer.
+
+    `lengths` says for each row of the batch how many; a row's own positions count on from there.
+    """
+
+    lengths: Sequence[int]
+
+    def of(self, layer: int, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of some rows, which have equally many: each [rows, past, key heads, head width]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Vectors that stand before a row's own tokens at the site `tokens`.
+
+    lengths: for each row of the batch, how many. vectors: those of all rows end to end, [sum, width].
+    """
+
+    lengths: Sequence[int]
+    vectors: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Fork:
+    """From layer `layer` on the batch stands `copies` times, all copies of its rows end to end: what is below
+    is computed once for all of them."""
+
+    layer: int
+    copies: int
+
+
+@dataclass(frozen=True)
+class Changes:
+    """All that a pass changes. Every function sees the tokens of all rows end to end, prompts included.
+
+    sites: by site, what replaces what stands there. maps: by the name of a module of the model which is a
+    linear map or a norm, what replaces its output. prompts, past: see there. fork: see there; prompts and
+    past cannot be had together with it, since they change the layers below.
+    """
+
+    sites: Mapping[str, Change] = field(default_factory=dict)
+    maps: Mapping[str, MapChange] = field(default_factory=dict)
+    prompts: Prompts | None = None
+    past: Past | None = None
+    fork: Fork | None = None
+
+    @classmethod
+    def of(cls, changes: Changes | Mapping[str, Change] | None) -> Changes:
+        """Of a mapping from sites to functions, or of what is one already."""
+        return changes if isinstance(changes, cls) else cls(sites=changes or {})  # type: ignore[arg-type]
+
+    def check(self, layout: Layout, *, ragged: bool) -> None:
+        """Raise BackboneError, in one sentence, for what this backbone does not have or cannot do."""
+        layout.check(self.sites)
+        for name in self.maps:
+            if name not in layout.modules:
+                raise BackboneError(f"this backbone has no linear map or norm called {name!r}")
+        if self.prompts is not None and layout.words is None:
+            raise BackboneError("this backbone has no token embeddings for prompts to stand beside")
+        if not ragged and (self.past is not None or self.fork is not None):
+            raise BackboneError("a backbone that runs padded takes neither a past nor a fork")
+        if self.fork is not None:
+            lowest = min(
+                [*map(layer_of, self.sites), *(layout.modules[name] for name in self.maps)], default=0
+            )
+            # The embeddings stand below layer 0, but a fork there is a fork of what enters it.
+            low = lowest < self.fork.layer and (lowest, self.fork.layer) != (-1, 0)
+            if self.prompts is not None or self.past is not None or low:
+                raise BackboneError(
+                    f"what is changed below layer {self.fork.layer} cannot be shared by all copies of a batch"
+                )
