@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,13 +42,13 @@ class Prompts:
     vectors: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Fork:
-    """From layer `layer` on the batch stands `copies` times, all copies of its rows end to end: what is below
-    is computed once for all of them."""
+@dataclass
+class Lower:
+    """What the layers below `layer` make of a batch: kept by the first pass that has it among its changes,
+    and taken, in place of running those layers, by the later ones. All must be of the same batch."""
 
     layer: int
-    copies: int
+    output: Any = None
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,14 @@ class Changes:
     """All that a pass changes. Every function sees the tokens of all rows end to end, prompts included.
 
     sites: by site, what replaces what stands there. maps: by the name of a module of the model which is a
-    linear map or a norm, what replaces its output. prompts, past: see there. fork: see there; prompts and
-    past cannot be had together with it, since they change the layers below.
+    linear map or a norm, what replaces its output. prompts, past, lower: see there.
     """
 
     sites: Mapping[str, Change] = field(default_factory=dict)
     maps: Mapping[str, MapChange] = field(default_factory=dict)
     prompts: Prompts | None = None
     past: Past | None = None
-    fork: Fork | None = None
+    lower: Lower | None = None
 
     @classmethod
     def of(cls, changes: Changes | Mapping[str, Change] | None) -> Changes:
@@ -79,15 +78,17 @@ class Changes:
                 raise BackboneError(f"this backbone has no linear map or norm called {name!r}")
         if self.prompts is not None and layout.words is None:
             raise BackboneError("this backbone has no token embeddings for prompts to stand beside")
-        if not ragged and (self.past is not None or self.fork is not None):
-            raise BackboneError("a backbone that runs padded takes neither a past nor a fork")
-        if self.fork is not None:
-            lowest = min(
-                [*map(layer_of, self.sites), *(layout.modules[name] for name in self.maps)], default=0
+        if not ragged and self.past is not None:
+            raise BackboneError("a backbone that runs padded takes no keys and values before a row")
+        if self.lower is not None and self.lowest(layout) < self.lower.layer:
+            raise BackboneError(
+                f"what changes below layer {self.lower.layer} cannot take what others made there"
             )
-            # The embeddings stand below layer 0, but a fork there is a fork of what enters it.
-            low = lowest < self.fork.layer and (lowest, self.fork.layer) != (-1, 0)
-            if self.prompts is not None or self.past is not None or low:
-                raise BackboneError(
-                    f"what is changed below layer {self.fork.layer} cannot be shared by all copies of a batch"
-                )
+
+    def lowest(self, layout: Layout) -> int:
+        """The lowest layer in which anything changes, the number of layers where nothing does; -1 is what
+        stands below all layers."""
+        if self.prompts is not None or self.past is not None:
+            return -1
+        touched = [*map(layer_of, self.sites), *(layout.modules[name] for name in self.maps)]
+        return max(-1, min([*touched, len(layout.layers)]))

@@ -93,7 +93,7 @@ class RaggedBatch:
         if self.ids.device == torch.device(device):
             return self
         segments = None if self.segments is None else self.segments.to(device)
-        return self._with(self.ids.to(device), segments, self.lengths, self.words, 1)
+        return self._with(self.ids.to(device), segments, self.lengths, self.words)
 
     @cached_property
     def starts(self) -> torch.Tensor:
@@ -157,16 +157,6 @@ class RaggedBatch:
             start = groups[-1].stop
         return Arrangement(order, groups)
 
-    def repeated(self, copies: int) -> RaggedBatch:
-        """The batch's rows over and over, all copies end to end."""
-        return self._with(
-            self.ids.repeat(copies),
-            None if self.segments is None else self.segments.repeat(copies),
-            self.lengths * copies,
-            self.words * copies,
-            copies,
-        )
-
     def with_room(self, before: Sequence[int]) -> tuple[RaggedBatch, torch.Tensor]:
         """The batch with so many more tokens before each row's own, and where its own tokens then stand.
 
@@ -186,7 +176,7 @@ class RaggedBatch:
             for row, extra in zip(self.words, room, strict=True)
         ]
         segments = None if self.segments is None else self.segments[at]
-        longer = self._with(self.ids[at], segments, (own + room).tolist(), words, 1)
+        longer = self._with(self.ids[at], segments, (own + room).tolist(), words)
         return longer, self._on_device(places)
 
     def _with(
@@ -195,11 +185,10 @@ class RaggedBatch:
         segments: torch.Tensor | None,
         lengths: list[int],
         words: list[np.ndarray | None],
-        copies: int,
     ) -> RaggedBatch:
         made = object.__new__(RaggedBatch)
         made.ids, made.segments, made.lengths, made.words = ids, segments, lengths, words
-        made.rows, made.tasks, made._arranged = self.rows * copies, self.tasks * copies, {}
+        made.rows, made.tasks, made._arranged = self.rows, self.tasks, {}
         return made
 
     def _on_device(self, values: np.ndarray) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 
 from taskheads.backbone.attention import Attention, attending, current_batch
 from taskheads.backbone.changes import Changes, MapChange, Past
-from taskheads.backbone.forking import all_copies, forking
+from taskheads.backbone.lower_layers import lower_layers
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.backbone.sites import Layout, layer_of
 
@@ -72,10 +72,8 @@ class Pass:
             stack.enter_context(attending(attention))
             if self.ragged:
                 stack.enter_context(_ShortBias.of(model))
-            hooks = [*self._words(touched, room), *self._hooks(touched)]
-            if changes.fork is not None:  # before all others, which see every copy
-                hooks[:0] = forking(self.layout, changes.fork, attention, self._mine)
-            for handle in hooks:
+            stack.enter_context(lower_layers(self.layout.layers, changes.lower, attention))
+            for handle in [*self._words(touched, room), *self._hooks(touched)]:
                 stack.callback(handle.remove)
             for name, change in changes.maps.items():
                 hook = self._mine(self._at_map(change))
@@ -85,8 +83,6 @@ class Pass:
                 self._visit("output", output[0])
             except _Deepest:
                 pass
-        if changes.fork is not None:
-            self.found = {site: all_copies(site, each, changes.fork) for site, each in self.found.items()}
         return self.found if own is None else {site: each[own] for site, each in self.found.items()}
 
     def _words(self, touched: frozenset[str], room: torch.Tensor | None) -> Iterator[Any]:

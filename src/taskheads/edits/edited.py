@@ -32,11 +32,15 @@ class Edited(Backbone):
 
     def __init__(self, trunk: Backbone, edits: Mapping[str, Edit], task: str | None = None) -> None:
         self.__dict__.update(trunk.__dict__)
-        self.trunk, self.edits, self.task = trunk, dict(edits), task
+        self.trunk, self.edits, self.task = trunk, edits, task
         self._widths = {}
 
     def of(self, task: str) -> Backbone:
-        return Edited(self.trunk, {task: self.edits[task]}, task) if task in self.edits else self.trunk
+        return Edited(self.trunk, self.edits, task) if task in self.edits else self.trunk
+
+    def changes_of(self, task: str, batch: Batch) -> Changes:
+        """What `task` changes when all rows of the batch are its own."""
+        return mixed(self._segments(batch, ((task, len(batch)),)))
 
     @property
     def fingerprint(self) -> str:
@@ -61,7 +65,8 @@ class Edited(Backbone):
         """As of any backbone, each row changed as its task says. It takes no further `changes`."""
         if changes:
             raise BackboneError("what a task changes already cannot be changed again in the same pass")
-        return self.trunk.run(batch, read, mixed(self._segments(batch)))
+        tasks = batch.tasks or ((self.task or "", len(batch)),)
+        return self.trunk.run(batch, read, mixed(self._segments(batch, tasks)))
 
     def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The edits' parameters: the trunk's do not learn."""
@@ -77,10 +82,10 @@ class Edited(Backbone):
         for edit in self.edits.values():
             edit.train(mode)
 
-    def _segments(self, batch: Batch) -> list[Segment]:
+    def _segments(self, batch: Batch, tasks: Sequence[tuple[str, int]]) -> list[Segment]:
         lengths = [self.patches] * len(batch) if isinstance(batch, ImageBatch) else batch.lengths
         segments, start = [], 0
-        for task, count in batch.tasks or ((self.task or "", len(batch)),):
+        for task, count in tasks:
             some = lengths[start : start + count]
             edit = self.edits.get(task)
             segments.append(Segment(None if edit is None else edit.own(task, some), some))

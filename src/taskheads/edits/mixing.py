@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from taskheads.backbone.changes import Changes, Fork, Prompts
+from taskheads.backbone.changes import Changes, Prompts
 from taskheads.edits.edit import KeysValues, Own
 
 
@@ -21,7 +21,7 @@ class Segment:
     lengths: Sequence[int]
 
 
-def mixed(segments: Sequence[Segment], fork: Fork | None = None) -> Changes:
+def mixed(segments: Sequence[Segment]) -> Changes:
     """What the tasks of a batch change, which stand in it as these segments, one after the other."""
     owns = [segment.own or Own() for segment in segments]
     sizes = [
@@ -35,7 +35,6 @@ def mixed(segments: Sequence[Segment], fork: Fork | None = None) -> Changes:
         {name: _by_slice([own.maps.get(name) for own in owns], sizes) for name in maps},
         _prompts(owns, segments) if any(own.prompt_length for own in owns) else None,
         Prefixes(owns, segments) if any(own.past for own in owns) else None,
-        fork,
     )
 
 
