@@ -51,6 +51,7 @@ def test_dynamic_weight_average_is_its_formula_on_the_means_of_two_periods() -> 
         assert weighting.weights().tolist() == [1.0, 1.0]
         for losses in period:
             assert float(weighting.total(torch.tensor(losses))) == pytest.approx(sum(losses))
+            weighting.observe(torch.tensor(losses))
         weighting.end_period()
     rates = torch.tensor([0.5 / 2.0, 3.0 / 4.0], dtype=torch.float64)
     expected = 2 * (rates / 2).exp() / (rates / 2).exp().sum()
@@ -66,7 +67,7 @@ def test_dynamic_weight_average_is_its_formula_on_the_means_of_two_periods() -> 
 def test_a_task_without_rows_in_a_period_counts_as_one_that_stood_still() -> None:
     weighting = DynamicWeightAverage(3)
     for _ in range(2):
-        weighting.total(torch.tensor([1.0, 2.0]), [0, 2])
+        weighting.observe(torch.tensor([1.0, 2.0]), [0, 2])
         weighting.end_period()
     torch.testing.assert_close(weighting.weights(), torch.ones(3).double())
 
@@ -82,6 +83,24 @@ def test_only_present_tasks_count(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
+def test_the_parts_of_a_step_and_one_price_are_its_total(name: str) -> None:
+    weighting, draw = loss_weighting(name, 4), torch.Generator().manual_seed(0)
+    for parameter in weighting.parameters():
+        torch.nn.init.normal_(parameter, generator=draw)
+    for _ in range(2):
+        weighting.observe(torch.rand(4, generator=draw))
+        weighting.end_period()
+    # Task 2 has no rows; task 3 has none in the first part.
+    first, second = torch.rand(2, generator=draw), torch.rand(3, generator=draw)
+    parts = weighting.weighted(first, [0, 1]) + weighting.weighted(second, [0, 1, 3])
+    whole = second + torch.cat([first, torch.zeros(1)])
+    torch.testing.assert_close(
+        parts + weighting.price([0, 1, 3]), weighting.total(whole, [0, 1, 3]), check_dtype=False
+    )
+    assert name == "equal" or (weighting.weights() - 1).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
 def test_a_resumed_run_weighs_the_same(name: str) -> None:
     def go(weighting: torch.nn.Module, start: int, stop: int) -> list[torch.Tensor]:
         found = []
@@ -93,6 +112,7 @@ def test_a_resumed_run_weighs_the_same(name: str) -> None:
                 for parameter in weighting.parameters():
                     parameter -= 0.1 * parameter.grad
                     parameter.grad = None
+            weighting.observe(losses)
             found.append(total.detach())
             if step % 2:
                 weighting.end_period()

@@ -16,9 +16,14 @@ from taskheads.tasks.suggest import did_you_mean, listed
 class LossWeighting(nn.Module):
     """Base of the loss weightings.
 
+    What is trained on, `total`, is linear in the losses, `weighted`, but for a `price` of the weights
+    themselves. So where a step is cut into parts, over time or over processes, and a task's loss is the sum
+    of theirs, the weighted losses of the parts add up; the price counts once a step, and `observe` is told
+    the losses of the whole step.
+
     Its parameters, if any, are trained with the model's; `state_dict` is all that a resumed run needs. In a
     step some of the `n_tasks` may have no rows: `present` lists the numbers of those that have, in the order
-    of the losses.
+    of the losses [k]; None is all of them.
     """
 
     def __init__(self, n_tasks: int) -> None:
@@ -29,13 +34,27 @@ class LossWeighting(nn.Module):
     def weights(self) -> torch.Tensor:
         """The factor of each task's loss now, [T]; the mean factor of equal weights is 1."""
 
+    def weighted(self, losses: torch.Tensor, present: Sequence[int] | None = None) -> torch.Tensor:
+        """The weighted sum of the present tasks' losses [k], a scalar."""
+        return (self.weights()[self._at(present)].to(losses.dtype) * losses).sum()
+
+    def price(self, present: Sequence[int] | None = None) -> torch.Tensor:
+        """What the present tasks' weights cost, a scalar that does not depend on the losses; 0 unless said
+        otherwise."""
+        return torch.zeros(())
+
     def total(self, losses: torch.Tensor, present: Sequence[int] | None = None) -> torch.Tensor:
-        """The loss to be trained on, a scalar, from the present tasks' losses [k]."""
-        at = list(range(self.n_tasks) if present is None else present)
-        return (self.weights()[at].to(losses.dtype) * losses).sum()
+        """The loss to be trained on, a scalar, from the present tasks' losses [k] of a whole step."""
+        return self.weighted(losses, present) + self.price(present).to(losses)
+
+    def observe(self, losses: torch.Tensor, present: Sequence[int] | None = None) -> None:
+        """Take note of the present tasks' losses [k] of a whole step."""
 
     def end_period(self) -> None:
         """An epoch, or what stands for one, has ended."""
+
+    def _at(self, present: Sequence[int] | None) -> list[int]:
+        return list(range(self.n_tasks) if present is None else present)
 
 
 @method("equal", family="sharing", paper="Caruana 1997, Multitask Learning")
@@ -68,9 +87,8 @@ class Uncertainty(LossWeighting):
     def weights(self) -> torch.Tensor:
         return (-self.log_variances).exp()
 
-    def total(self, losses: torch.Tensor, present: Sequence[int] | None = None) -> torch.Tensor:
-        at = list(range(self.n_tasks) if present is None else present)
-        return super().total(losses, at) + 0.5 * self.log_variances[at].sum().to(losses.dtype)
+    def price(self, present: Sequence[int] | None = None) -> torch.Tensor:
+        return 0.5 * self.log_variances[self._at(present)].sum()
 
 
 @method("dynamic_weight_average", family="sharing", paper="arXiv:1803.10704")
@@ -79,7 +97,7 @@ class DynamicWeightAverage(LossWeighting):
 
     wᵢ = T · softmax(rᵢ / temperature), rᵢ the task's mean loss of the last period over that of the one
     before (Liu et al. 2019, equation 7; temperature 2). Equal weights for the first two periods; a task that
-    lacks one of them has r = 1. `total` collects the losses, `end_period` ends a period.
+    lacks one of them has r = 1. `observe` collects the losses, `end_period` ends a period.
     """
 
     def __init__(self, n_tasks: int, temperature: float = 2.0) -> None:
@@ -94,12 +112,11 @@ class DynamicWeightAverage(LossWeighting):
         rates = (last / before).nan_to_num(nan=1.0, posinf=1.0)
         return self.n_tasks * torch.softmax(rates / self.temperature, 0)
 
-    def total(self, losses: torch.Tensor, present: Sequence[int] | None = None) -> torch.Tensor:
-        at = list(range(self.n_tasks) if present is None else present)
+    def observe(self, losses: torch.Tensor, present: Sequence[int] | None = None) -> None:
+        at = self._at(present)
         sums, counts = self.get_buffer("sums"), self.get_buffer("counts")
         sums[at] += losses.detach().to(sums)
         counts[at] += 1
-        return super().total(losses, at)
 
     def end_period(self) -> None:
         sums, counts, means = (self.get_buffer(name) for name in ("sums", "counts", "means"))

@@ -108,7 +108,13 @@ def run_of(
 def numbers(run: Run) -> dict[str, Any]:
     """All that a run ended with, to be compared bit by bit."""
     told = {name: each.detach().numpy().tobytes() for name, each in run.weights.items()}
-    return told | {"losses": run.course.losses, "dev": run.course.dev, "best": run.course.best}
+    course = run.course
+    return told | {
+        "losses": course.losses,
+        "dev": course.dev,
+        "best": course.best,
+        "gramian": course.gramian,
+    }
 
 
 def without_dropout(run: Run) -> Run:

@@ -1,7 +1,9 @@
-"""Two processes compute one process's steps: the same losses, whatever rows each of them has."""
+"""Two processes compute one process's steps: the same losses, whatever rows each of them has; and they stop
+after the same one."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -17,21 +19,56 @@ from taskheads.training.joint.workers import Workers
 from tests.small_models import tiny_backbone
 from tests.training.joint.planted import KINDS, fresh
 
+SAID: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "balanced": {"balance": "upgrad"},
+    "uncertainty": {"weighting": "uncertainty"},
+    "average": {"weighting": "dynamic_weight_average"},
+}
+if importlib.util.find_spec("torchjd") is None:
+    del SAID["balanced"]
+
+# All runs of one process, one after the other: to start it takes longer than they do.
 CHILD = """
-import json, pathlib, sys
+import json, pathlib, signal, sys
 import torch
 torch.set_num_threads(1)
 from taskheads.backbone.backbone import Backbone
+from taskheads.errors import TrainingError
+from taskheads.training.joint.workers import Workers
 from tests.training.joint.planted import KINDS, run_of, without_dropout
-folder, said = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
-run = without_dropout(run_of(said, tuple(KINDS), backbone=Backbone.load(folder, limit=32)))
-course = run.train()
-weights = {name: each.detach().double().sum().item() for name, each in run.weights.items()}
-print(json.dumps({"rank": run.workers.rank, "losses": course.losses, "weights": weights, "dev": course.dev}))
+
+folder, all_said = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+
+def ended(said):
+    said = said | {"steps": 6, "tokens": 128}
+    run = without_dropout(run_of(said, tuple(KINDS), backbone=Backbone.load(folder, limit=32)))
+    course = run.train()
+    weights = {name: each.detach().double().sum().item() for name, each in run.weights.items()}
+    told = {"losses": course.losses, "weights": weights, "dev": course.dev}
+    if "weighting" in said:
+        told["weighting"] = run.joining.weighting.weights().tolist()
+    return told
+
+def stopped():
+    def stop(course):
+        if course.step == 3 and run.workers.rank == 1:
+            signal.raise_signal(signal.SIGINT)
+    run = run_of({}, folder=folder / "kept", backbone=Backbone.load(folder, limit=32), watch=stop)
+    try:
+        run.train()
+    except TrainingError as error:
+        return str(error)
+
+told = {name: ended(said) for name, said in all_said.items()}
+if Workers.here().count > 1:
+    told["ctrl c"] = stopped()
+print(json.dumps(told))
 """
 
 
-def _processes(count: int, folder: Path, said: dict[str, Any]) -> list[dict[str, Any]]:
+def _processes(count: int, folder: Path) -> list[dict[str, Any]]:
+    """What each of so many processes, that train together, tells of its runs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -41,7 +78,7 @@ def _processes(count: int, folder: Path, said: dict[str, Any]) -> list[dict[str,
     base |= {"WORLD_SIZE": str(count)}
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(folder), json.dumps(said)],
+            [sys.executable, "-c", CHILD, str(folder), json.dumps(SAID)],
             stdout=subprocess.PIPE,
             text=True,
             cwd=root,
@@ -54,18 +91,50 @@ def _processes(count: int, folder: Path, said: dict[str, Any]) -> list[dict[str,
     return [json.loads(lines.splitlines()[-1]) for lines in told]
 
 
-@pytest.mark.parametrize("said", [{}, {"balance": "upgrad"}], ids=["plain", "balanced"])
-def test_two_processes_give_the_losses_of_one(said: dict[str, Any], tmp_path: Path) -> None:
-    if said:
-        pytest.importorskip("torchjd")
-    tiny_backbone().save(tmp_path / "backbone")
-    said = said | {"steps": 6, "tokens": 128}
-    (alone,) = _processes(1, tmp_path / "backbone", said)
-    both = _processes(2, tmp_path / "backbone", said)
-    assert both[0]["weights"] == both[1]["weights"]
-    for name, values in alone["losses"].items():
-        found = [value for _, value in both[0]["losses"][name]]
-        assert found == pytest.approx([value for _, value in values], rel=2e-4, abs=2e-4), name
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workers") / "backbone"
+    tiny_backbone().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, Any]:
+    return _processes(1, folder)[0]
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path) -> list[dict[str, Any]]:
+    return _processes(2, folder)
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_two_processes_give_the_losses_of_one(
+    name: str, alone: dict[str, Any], both: list[dict[str, Any]]
+) -> None:
+    one, first, second = alone[name], both[0][name], both[1][name]
+    assert first["weights"] == second["weights"]
+    for task, values in one["losses"].items():
+        found = [value for _, value in first["losses"][task]]
+        assert found == pytest.approx([value for _, value in values], rel=2e-4, abs=2e-4), task
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "average"])
+def test_two_processes_learn_the_weights_of_one(
+    name: str, alone: dict[str, Any], both: list[dict[str, Any]]
+) -> None:
+    one, first, second = (told[name]["weighting"] for told in (alone, *both))
+    assert first == second == pytest.approx(one, abs=1e-4)
+    assert max(abs(weight - 1) for weight in one) > 1e-3
+
+
+def test_ctrl_c_in_one_process_stops_all_after_the_same_step(
+    folder: Path, both: list[dict[str, Any]]
+) -> None:
+    first, second = (told["ctrl c"] for told in both)
+    assert first == second
+    assert "stopped after step 3 of 12" in first
+    assert (folder / "kept" / "step-00000003").is_dir()
 
 
 def test_every_row_goes_to_one_process_and_their_loads_are_even() -> None:

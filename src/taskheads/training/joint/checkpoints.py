@@ -63,9 +63,10 @@ class Checkpoints:
             shutil.rmtree(final, ignore_errors=True)
             os.replace(begun, final)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(begun, ignore_errors=True)
             reason = getattr(error, "strerror", None) or error
             raise TrainingError(f"a checkpoint cannot be written: {reason}; {self.last_good()}") from error
+        finally:
+            shutil.rmtree(begun, ignore_errors=True)  # there only if it was not finished
         for old in self.saved[:-_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 

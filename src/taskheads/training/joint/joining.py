@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from taskheads.backbone.backbone import Backbone
+from taskheads.heads import Head
 from taskheads.sharing.balancer import Balancer
 from taskheads.sharing.balancing import balancer, representation_gradients
 from taskheads.sharing.gradients import GradientSplitter, TaskGradients
@@ -59,6 +60,19 @@ class Joining:
     def end_period(self) -> None:
         """Dev was looked at, which stands for the end of an epoch."""
 
+    def gramian(
+        self, batch: MixedBatch, heads: Mapping[str, Head], units: Mapping[str, float]
+    ) -> torch.Tensor:
+        """Inner products [T, T] of the gradients, for the backbone, of the batch's tasks, with a trace of 1,
+        so that no step outweighs the others where they are added up. Leaves gradients of the heads behind.
+        """
+        names = list(batch.parts)
+        gradients = self.splitter.start(len(names))
+        losses = batch.losses(batch.split_run(gradients, names), heads)
+        gradients.backward([losses[name] / units[name] for name in names])
+        found = gradients.gramian().cpu()
+        return found / found.trace().clamp_min(1e-30)
+
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained beside the model."""
@@ -88,8 +102,17 @@ class Weighted(Joining):
         return list(self.weighting.parameters())
 
     def backward(self, batch: MixedBatch, losses: Losses, scaler: Any) -> None:
-        total = self.weighting.total(torch.stack(list(losses.values())), self._numbers(list(losses)))
-        scaler.scale(total).backward()
+        stacked = torch.stack(list(losses.values()))
+        scaler.scale(self.weighting.weighted(stacked, self._numbers(list(losses)))).backward()
+
+    def end(self, losses: Mapping[str, float], workers: Workers, scaler: Any) -> None:
+        present = self._numbers(list(losses))
+        # Here and not with the parts, whose gradients are summed over all processes by now: the price is paid
+        # once for a step, however it is cut up.
+        price = self.weighting.price(present)
+        if price.requires_grad:
+            scaler.scale(price).backward()
+        self.weighting.observe(torch.tensor(list(losses.values()), dtype=torch.float64), present)
 
     def end_period(self) -> None:
         self.weighting.end_period()

@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -18,11 +17,12 @@ from taskheads.heads import Head
 from taskheads.sharing.sampling import dynamic_shares, temperature_shares
 from taskheads.tasks.task import Examples
 from taskheads.training.joint.batch import MixedBatch
-from taskheads.training.joint.checkpoints import Checkpoint, Checkpoints
+from taskheads.training.joint.checkpoints import Checkpoints
 from taskheads.training.joint.joining import joining_of
 from taskheads.training.joint.optimiser import MovingAverage, optimiser, rate_at, set_rate
 from taskheads.training.joint.precision import precision_of
 from taskheads.training.joint.recipe import Recipe
+from taskheads.training.joint.resuming import Course, ctrl_c_noted, own_randomness, restore, state_of
 from taskheads.training.joint.rows import TaskRows
 from taskheads.training.joint.stream import Drawn, Stream
 from taskheads.training.joint.units import uninformed_loss
@@ -34,24 +34,6 @@ _TIMED = 6
 # Of the minutes, what dev takes.
 _FOR_STEPS = 0.8
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-
-
-@dataclass
-class Course:
-    """What happened in a run; `losses` and `dev` hold [step, value] by task.
-
-    planned: steps in all. best: the step whose weights were kept. rates: [step, tokens a second].
-    gramian: inner products of the tasks' gradients, in the order of `losses`' tasks as the run has them,
-        summed over the evaluations.
-    """
-
-    step: int = 0
-    planned: int = 0
-    best: int = 0
-    losses: dict[str, list[list[float]]] = field(default_factory=dict)
-    dev: dict[str, list[list[float]]] = field(default_factory=dict)
-    rates: list[list[float]] = field(default_factory=list)
-    gramian: list[list[float]] = field(default_factory=list)
 
 
 class Run:
@@ -92,7 +74,7 @@ class Run:
         self.optimizer = optimiser(backbone, heads, recipe, self.joining.parameters)
         self.average = MovingAverage(self.weights.values(), recipe.average) if recipe.average else None
         self.precision, self.scaler = precision_of(recipe.precision, backbone.device)
-        self.course = Course(planned=self._planned())
+        self.course = Course(planned=recipe.planned(sum(int(each.tokens.sum()) for each in rows.values())))
         self.best: tuple[float, dict[str, torch.Tensor]] = (-math.inf, {})
         self.stale = 0
 
@@ -107,31 +89,42 @@ class Run:
     def train(self) -> Course:
         """Run to the end, and leave the weights that were best on dev.
 
-        Raises TrainingError when a loss is no longer finite, when a checkpoint cannot be written, and, with
-        the run kept, on Ctrl-C.
+        Raises TrainingError when a loss is no longer finite, when a checkpoint cannot be written, and on
+        Ctrl-C, once the step and its look at dev are over; on a second Ctrl-C at once.
         """
-        with _own_randomness(self.seed):
+        with own_randomness(self.seed), ctrl_c_noted() as stop:
             if self.checkpoints is not None and (found := self.checkpoints.latest()) is not None:
-                self._restore(found)
-            saved, timed = time.monotonic(), []
+                restore(self, found)
+            timed, saved = list[float](), time.monotonic()
             try:
                 while self.course.step < self.course.planned and self.stale < self.recipe.patience:
-                    clock = time.monotonic()
-                    self._step()
-                    timed.append(time.monotonic() - clock)
-                    self._replan(timed)
-                    looked = self._look_at_dev()
+                    looked = self._advance(timed)
                     if looked or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
                         self._save()
                         saved = time.monotonic()
                     if self.watch is not None:
                         self.watch(self.course)
+                    # All processes stop after the same step, whichever of them was interrupted in it.
+                    if self.workers.total(torch.tensor(float(stop.asked))):
+                        raise KeyboardInterrupt
             except KeyboardInterrupt:
                 raise self._interrupted() from None
             finally:
                 self.backbone.model.eval()
         self._take_best()
         return self.course
+
+    def _advance(self, timed: list[float]) -> bool:
+        """One step, whose seconds `timed` gets, and its look at dev, if it has one. Interrupted in the middle
+        of them, the run is in no state that could be kept."""
+        step, clock = self.course.step + 1, time.monotonic()
+        try:
+            self._step()
+            timed.append(time.monotonic() - clock)
+            self._replan(timed)
+            return self._look_at_dev()
+        except KeyboardInterrupt:
+            raise TrainingError(f"stopped in the middle of step {step}{self._last_good}") from None
 
     def _step(self) -> None:
         """One step of the optimiser, from `accumulate` parts of one draw."""
@@ -188,10 +181,9 @@ class Run:
     def _check(self, losses: Mapping[str, float]) -> None:
         for name, value in losses.items():
             if not math.isfinite(value):
-                kept = "" if self.checkpoints is None else f"; {self.checkpoints.last_good()}"
                 raise TrainingError(
                     f"the loss of task {name!r} became {value} in step {self.course.step + 1}: "
-                    f"a lower learning rate (now lr {self.recipe.lr:g}) may help{kept}"
+                    f"a lower learning rate (now lr {self.recipe.lr:g}) may help{self._last_good}"
                 )
             self.course.losses.setdefault(name, []).append([self.course.step + 1, round(value, 6)])
 
@@ -222,17 +214,10 @@ class Run:
     def _compare(self) -> None:
         """Add the inner products of the tasks' gradients, on rows of equal shares, to the course."""
         equal = dict.fromkeys(self.rows, 1 / len(self.rows))
-        tokens = {name: each.tokens for name, each in self.rows.items()}
-        drawn = Stream(tokens, self.recipe.tokens, equal, self.seed + self.course.step).draw()
+        drawn = Stream(self.stream.tokens, self.recipe.tokens, equal, self.seed + self.course.step).draw()
         if len(drawn) < len(self.rows):
             return
-        batch = MixedBatch(self.rows, drawn)
-        gradients = self.joining.splitter.start(len(drawn))
-        losses = batch.losses(batch.split_run(gradients, list(drawn)), self.heads)
-        gradients.backward([loss / self.units[name] for name, loss in losses.items()])
-        found = gradients.gramian().cpu()
-        # Of the size of one each, so that no step outweighs the others.
-        found = found / found.trace().clamp_min(1e-30)
+        found = self.joining.gramian(MixedBatch(self.rows, drawn), self.heads, self.units)
         before = torch.tensor(self.course.gramian or torch.zeros_like(found).tolist(), dtype=found.dtype)
         self.course.gramian = (before + found).tolist()
         self.optimizer.zero_grad(set_to_none=True)
@@ -267,85 +252,30 @@ class Run:
             units[name] = uninformed_loss(self.heads[name], rows, at_once)
         return units
 
-    def _planned(self) -> int:
-        if self.recipe.steps is not None:
-            return self.recipe.steps
-        total = sum(int(each.tokens.sum()) for each in self.rows.values())
-        return max(1, math.ceil(self.recipe.epochs * total / self.recipe.tokens))
-
     def _replan(self, timed: list[float]) -> None:
         """Once the time of a step is known: as many steps as the minutes allow."""
         if self.course.step != _TIMED or self.recipe.steps is not None or self.recipe.minutes is None:
             return
-        seconds = float(np.median(timed[1:]))
+        seconds = float(np.median(timed[1:] or timed))
         affordable = torch.tensor(int(60 * self.recipe.minutes * _FOR_STEPS / seconds))
         if self.workers.count > 1:  # all processes must stop together
             torch.distributed.broadcast(affordable, 0)
         self.course.planned = max(_TIMED, min(self.course.planned, int(affordable)))
 
     def _save(self) -> None:
-        if self.checkpoints is None or self.workers.rank:
-            return
-        tensors = {name: each.detach() for name, each in self.weights.items()}
-        tensors |= {f"best.{name}": each for name, each in self.best[1].items()}
-        if self.average is not None:
-            tensors |= {f"average.{i}": each for i, each in enumerate(self.average.values)}
-        optimizer = self.optimizer.state_dict()["state"]
-        tensors |= {
-            f"optimizer.{i}.{key}": torch.as_tensor(value)
-            for i, kept in optimizer.items()
-            for key, value in kept.items()
-        }
-        tensors |= {f"joining.{name}": each for name, each in self.joining.state_dict().items()}
-        tensors["random"] = torch.get_rng_state()
-        state = {
-            "course": asdict(self.course),
-            "stream": self.stream.state(),
-            "stale": self.stale,
-            "best": self.best[0],
-            "averaged": self.average.steps if self.average is not None else 0,
-            "scaler": self.scaler.state_dict(),
-        }
-        self.checkpoints.save(self.course.step, tensors, state)
+        if self.checkpoints is not None and self.workers.rank == 0:
+            self.checkpoints.save(self.course.step, *state_of(self))
 
-    @torch.no_grad()
-    def _restore(self, found: Checkpoint) -> None:
-        tensors, state = found.tensors, found.state
-        best = {}
-        optimizer: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "best":
-                best[rest] = tensor
-            elif kind == "average" and self.average is not None:
-                self.average.values[int(rest)].copy_(tensor)
-            elif kind == "optimizer":
-                index, _, key = rest.partition(".")
-                optimizer.setdefault(int(index), {})[key] = tensor
-        for name, each in self.weights.items():
-            each.copy_(tensors[name])
-        self.joining.load_state_dict(
-            {name.partition(".")[2]: each for name, each in tensors.items() if name.startswith("joining.")}
-        )
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
-        self.course = Course(**state["course"])
-        self.stream.restore(state["stream"])
-        self.stale, self.best = state["stale"], (state["best"], best)
-        if self.average is not None:
-            self.average.steps = state["averaged"]
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(tensors["random"])
+    @property
+    def _last_good(self) -> str:
+        return "" if self.checkpoints is None else f"; {self.checkpoints.last_good()}"
 
     def _interrupted(self) -> TrainingError:
         self._save()
-        if self.checkpoints is None:
-            return TrainingError(
-                f"stopped in step {self.course.step + 1}; nothing was kept, for want of a folder"
-            )
-        return TrainingError(
-            f"stopped after step {self.course.step} of {self.course.planned}; the run is kept in "
-            f"{self.checkpoints.folder}: the same command with --resume goes on"
-        )
+        kept = "nothing was kept, for want of a folder"
+        if self.checkpoints is not None:
+            kept = f"the run is kept in {self.checkpoints.folder}: the same command with --resume goes on"
+        return TrainingError(f"stopped after step {self.course.step} of {self.course.planned}; {kept}")
 
 
 def _gain(now: float, alone: float) -> float:
@@ -355,11 +285,10 @@ def _gain(now: float, alone: float) -> float:
 
 def _counts(rows: Mapping[str, TaskRows], drawn: Drawn) -> dict[str, int]:
     """What a task's loss is a mean over: its rows, or their words."""
-    counts = {}
-    for name, chosen in drawn.items():
-        words = rows[name].words
-        counts[name] = max(1, len(chosen) if words is None else int(words[chosen].sum()))
-    return counts
+    return {
+        name: max(1, len(chosen) if (words := rows[name].words) is None else int(words[chosen].sum()))
+        for name, chosen in drawn.items()
+    }
 
 
 def _parts(drawn: Drawn, count: int) -> list[Drawn]:
@@ -368,11 +297,3 @@ def _parts(drawn: Drawn, count: int) -> list[Drawn]:
         {name: rows[k::count] for name, rows in drawn.items() if len(rows[k::count])} for k in range(count)
     ]
     return [part for part in parts if part]
-
-
-@contextlib.contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed torch for the run, and leave its generators as they were."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from taskheads.errors import ConfigError
 from taskheads.tasks.suggest import did_you_mean
@@ -41,8 +42,8 @@ class Recipe(BaseModel):
     -------
     sampling, temperature: how a step's tokens are shared out; see `taskheads.sharing.sampling`.
     weighting: of the losses, each in units of what an answer without input would lose.
-    balance: of the tasks' gradients on the backbone, in place of a weighting; both by name, see
-        `taskheads methods`.
+    balance: of the tasks' gradients on the backbone, in place of a weighting, so that only one of the two may
+        be said; both by name, see `taskheads methods`.
     private_layers: how many layers from above a task gets of its own where sharing harms it.
 
     Choosing
@@ -81,6 +82,15 @@ class Recipe(BaseModel):
     dev_rows: Annotated[int, Field(ge=1)] = 500
     alone: bool = False
 
+    @model_validator(mode="after")
+    def _joined_in_one_way(self) -> Self:
+        if self.balance != "none" and self.weighting != "equal":
+            raise ConfigError(
+                f"training has balance = {self.balance!r}, which takes the place of a weighting, and "
+                f"weighting = {self.weighting!r}: say only one of the two"
+            )
+        return self
+
     @classmethod
     def of(cls, said: Mapping[str, Any] | Recipe | None, **more: Any) -> Recipe:
         """The recipe of what was said, with `more` over it. Raises ConfigError, in one sentence."""
@@ -94,3 +104,7 @@ class Recipe(BaseModel):
             if first["type"] == "extra_forbidden":
                 raise ConfigError(f"training has no {name!r}{did_you_mean(name, cls.model_fields)}") from None
             raise ConfigError(f"training, {name} = {first['input']!r}: {first['msg'].lower()}") from None
+
+    def planned(self, tokens: int) -> int:
+        """How many steps a run over so many train tokens has, if time allows."""
+        return self.steps or max(1, math.ceil(self.epochs * tokens / self.tokens))

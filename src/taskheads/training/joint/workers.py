@@ -30,7 +30,7 @@ class Workers:
         if not dist.is_initialized():
             if int(os.environ.get("WORLD_SIZE", "1")) < 2:
                 return cls()
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(dist.get_rank(), dist.get_world_size())
 
     def share(self, drawn: Drawn, rows: Mapping[str, TaskRows], heads: Mapping[str, Head]) -> Drawn:

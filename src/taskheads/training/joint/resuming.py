@@ -1,0 +1,136 @@
+"""What a run is stopped by and goes on from: Ctrl-C between two steps, and its state as tensors and JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from taskheads.training.joint.checkpoints import Checkpoint
+
+if TYPE_CHECKING:
+    from taskheads.training.joint.loop import Run
+
+
+@dataclass
+class Course:
+    """What happened in a run; `losses` and `dev` hold [step, value] by task.
+
+    planned: steps in all. best: the step whose weights were kept. rates: [step, tokens a second].
+    gramian: inner products of the tasks' gradients, in the order of `losses`' tasks as the run has them,
+        summed over the evaluations.
+    """
+
+    step: int = 0
+    planned: int = 0
+    best: int = 0
+    losses: dict[str, list[list[float]]] = field(default_factory=dict)
+    dev: dict[str, list[list[float]]] = field(default_factory=dict)
+    rates: list[list[float]] = field(default_factory=list)
+    gramian: list[list[float]] = field(default_factory=list)
+
+
+@dataclass
+class Stop:
+    """Whether Ctrl-C was pressed."""
+
+    asked: bool = False
+
+
+@contextlib.contextmanager
+def ctrl_c_noted() -> Iterator[Stop]:
+    """Note Ctrl-C instead of raising KeyboardInterrupt, which a second one does at once.
+
+    Whoever looks at the `Stop` stops where nothing is half done. If nobody does, and the block ends as though
+    nothing had happened, KeyboardInterrupt is raised then. In other threads than the main one no signal can
+    be handled, and a handler that is not Python's own is somebody's decision: there nothing is ever noted.
+    """
+    stop = Stop()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    before = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread() and before is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+    if stop.asked:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """Seed torch for the run, and leave its generators as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def state_of(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """All that the rest of a run depends on, after a whole step: tensors by name, and what is JSON-able.
+
+    Weights have their own names; the others begin with what they belong to: "best.", "average.",
+    "optimizer.", "joining.", and "random" for torch's generator.
+    """
+    tensors = {name: each.detach() for name, each in run.weights.items()}
+    tensors |= {f"best.{name}": each for name, each in run.best[1].items()}
+    if run.average is not None:
+        tensors |= {f"average.{i}": each for i, each in enumerate(run.average.values)}
+    tensors |= {
+        f"optimizer.{i}.{key}": torch.as_tensor(value)
+        for i, kept in run.optimizer.state_dict()["state"].items()
+        for key, value in kept.items()
+    }
+    tensors |= {f"joining.{name}": each for name, each in run.joining.state_dict().items()}
+    tensors["random"] = torch.get_rng_state()
+    state = {
+        "course": asdict(run.course),
+        "stream": run.stream.state(),
+        "stale": run.stale,
+        "best": run.best[0],
+        "averaged": run.average.steps if run.average is not None else 0,
+        "scaler": run.scaler.state_dict(),
+    }
+    return tensors, state
+
+
+@torch.no_grad()
+def restore(run: Run, found: Checkpoint) -> None:
+    """Put a run that was made alike, and torch's generator, where `state_of` found them."""
+    tensors, state = found.tensors, found.state
+    for name, each in run.weights.items():
+        each.copy_(tensors[name])
+    run.best = state["best"], _below("best", tensors)
+    run.joining.load_state_dict(_below("joining", tensors))
+    optimizer: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in _below("optimizer", tensors).items():
+        index, _, key = name.partition(".")
+        optimizer.setdefault(int(index), {})[key] = tensor
+    run.optimizer.load_state_dict({**run.optimizer.state_dict(), "state": optimizer})
+    if run.average is not None:
+        for number, tensor in _below("average", tensors).items():
+            run.average.values[int(number)].copy_(tensor)
+        run.average.steps = state["averaged"]
+    run.course = Course(**state["course"])
+    run.stream.restore(state["stream"])
+    run.stale = state["stale"]
+    run.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(tensors["random"])
+
+
+def _below(kind: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of that kind, by the rest of their names."""
+    return {name[len(kind) + 1 :]: each for name, each in tensors.items() if name.startswith(f"{kind}.")}
