@@ -10,8 +10,7 @@ import torch
 
 from taskheads.backbone.changes import Lower
 from taskheads.backbone.ragged import RaggedBatch
-from taskheads.edits.edited import Edited
-from taskheads.edits.together import run_together
+from taskheads.edits.edited import Edited, run_together
 from taskheads.errors import BackboneError
 from tests.backbone.models import CONFIGS
 from tests.edits.planted import TASKS, backbone_of, edits_of, rows_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import nn
 from taskheads.backbone.attention import NAME, Attention, attending
 from taskheads.backbone.changes import Change, Changes
 from taskheads.backbone.ragged import Encoded, RaggedBatch, in_batches
+from taskheads.backbone.reads import Read
 from taskheads.backbone.running import Batch, ImageBatch, Pass, first_position
 from taskheads.backbone.sites import Layout, find_layout, is_map
 from taskheads.backbone.tokens import Tokens
@@ -139,6 +140,28 @@ class Backbone:
     def of(self, task: str) -> Backbone:
         """What the head of this task reads: the backbone itself, unless tasks change something in it."""
         return self
+
+    @property
+    def shared_pass(self) -> Backbone:
+        """What runs a pass which others on the same backbone have a part in."""
+        return self
+
+    def read_as(self, read: Read) -> Read:
+        """How a read of this backbone is called in its `shared_pass`."""
+        return read
+
+    def check(self, sites: Iterable[str]) -> None:
+        """Raise BackboneError for a site that is not there."""
+        self.layout.check(sites)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether what learns when it is trained is one and the same for all tasks."""
+        return True
+
+    def penalty(self) -> torch.Tensor | None:
+        """What is added to the tasks' losses after a forward pass in training; None for nothing."""
+        return None
 
     def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What may learn when the backbone is trained, by name."""

@@ -117,7 +117,7 @@ class _Kept:
 def _check(backbone: Backbone, form: str, reads: list[Read]) -> None:
     if form not in get_args(Form):
         raise BackboneError(f"{form!r} is not a form of input; forms are {', '.join(get_args(Form))}")
-    backbone.layout.check(read.site for read in reads)
+    backbone.check(read.site for read in reads)
     if backbone.tokens is None:
         raise BackboneError(
             f"the backbone {backbone.name!r} has no tokenizer, so it cannot read {form} input"

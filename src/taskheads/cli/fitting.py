@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,14 +20,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 
 
-class Tune(StrEnum):
-    """What `--tune` takes."""
-
-    frozen = "frozen"
-    full = "full"
-    auto = "auto"
-
-
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="For tuning.  [default: 10]")]
 Out = Annotated[Path | None, typer.Option(help="The folder of the model.  [default: runs/<name of SOURCE>]")]
 
 
@@ -36,10 +28,8 @@ def fit(
     source: Sources,
     out: Out = None,
     backbone: Annotated[str | None, typer.Option(help="A folder or a Hub name.")] = None,
-    tune: Annotated[Tune, typer.Option(help="What learns; see below.")] = Tune.auto,
-    minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="For tuning the backbone.  [default: 10]")
-    ] = None,
+    tune: Annotated[str, typer.Option(metavar="HOW", help="What learns; see below.")] = "auto",
+    minutes: Minutes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     track: Annotated[str | None, typer.Option(help="tensorboard, wandb, mlflow, … by accelerate.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of training, made splits, intervals.")] = None,
@@ -51,7 +41,8 @@ def fit(
     SOURCE is a suite (YAML), or data files: their columns then tell the tasks.
 
     --tune frozen solves for a head of each task; full also tunes the backbone for all of them together; auto
-    does both, and each task keeps what is best for it.
+    does both, and each task keeps what is best for it. The name of an edit (lora, ia3, prefix, …; `taskheads
+    methods` lists them) leaves the backbone as it is, and each task learns what it changes there.
     """
     import taskheads as th
     from taskheads.cli.next_steps import next_steps
@@ -69,7 +60,7 @@ def fit(
             one_source(source),
             out=folder,
             backbone=backbone,
-            tune=tune.value,
+            tune=tune,
             training={} if minutes is None else {"minutes": minutes},
             resume=resume,
             seed=seed,
@@ -88,17 +79,32 @@ def fit(
         print(f"  {step}")
 
 
-def add(folder: Folder, source: Sources, no_cache: NoCache = False, quiet: Quiet = False) -> None:
+def add(
+    folder: Folder,
+    source: Sources,
+    tune: Annotated[str, typer.Option(metavar="HOW", help="frozen, or the name of an edit.")] = "frozen",
+    minutes: Minutes = None,
+    no_cache: NoCache = False,
+    quiet: Quiet = False,
+) -> None:
     """Add tasks; all other answers stay as they were.
 
     SOURCE is a suite (YAML), or data files: their columns then tell the tasks.
     """
     import taskheads as th
-    from taskheads.cli.progress import progress
+    from taskheads.cli.progress import bars
 
     model = th.load(folder)
-    with progress(quiet=quiet) as report:
-        added = th.add(model, one_source(source), cache=_cache(no_cache), progress=report)
+    with bars(quiet=quiet) as drawn:
+        added = th.add(
+            model,
+            one_source(source),
+            tune=tune,
+            training={} if minutes is None else {"minutes": minutes},
+            cache=_cache(no_cache),
+            progress=drawn.report if drawn else None,
+            watch=drawn.watch if drawn else None,
+        )
     model.save(folder)
     _show_scores(model, added)
     print(f"\n{folder} now answers {', '.join(model.tasks)}")

@@ -34,6 +34,7 @@ class LoFit(Edit):
     """
 
     lr = 5e-3
+    stages = 2
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class Edit(nn.Module):
     ----------------
     shared: whether one edit serves several tasks; else each task has one of its own.
     lr: the learning rate that suits it, where the user says none.
+    stages: in how many it trains; see `following`.
 
     Attributes
     ----------
@@ -61,6 +62,7 @@ class Edit(nn.Module):
 
     shared: ClassVar[bool] = False
     lr: ClassVar[float] = 1e-3
+    stages: ClassVar[int] = 1
 
     def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__()

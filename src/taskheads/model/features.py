@@ -141,6 +141,19 @@ def features_of(
     return FrozenFeatures(backbone, needs, lambda form: sorted(reads[form]), cache=cache, progress=progress)
 
 
+def features_by_task(
+    backbone: Backbone, tasks: Iterable[str], make: Callable[[Backbone, list[str]], FrozenFeatures]
+) -> Callable[[str], FrozenFeatures]:
+    """The features that each task's head reads; `make` makes those of tasks with one backbone at once."""
+    served: dict[Backbone, list[str]] = {}
+    for name in tasks:
+        served.setdefault(backbone.of(name), []).append(name)
+    made: dict[str, FrozenFeatures] = {}
+    for own, names in served.items():
+        made |= dict.fromkeys(names, make(own, names))
+    return made.__getitem__
+
+
 def items_of(request: Request, examples: Examples) -> list:
     """The inputs of the rows, in the request's form."""
     columns = [examples.inputs[at] for at in request.at]

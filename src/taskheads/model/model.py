@@ -9,6 +9,8 @@ from typing import Any
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import Branch
 from taskheads.backbone.cache import FeatureCache
+from taskheads.edits.edit import Edit
+from taskheads.edits.edited import Edited
 from taskheads.errors import ConfigError
 from taskheads.heads import Head
 from taskheads.model import saving
@@ -31,6 +33,7 @@ class Model:
     card: the data card; what is told of each task in `card["tasks"][name]`.
     branches: backbones with some weights of their own, by name; trunks before what grew from them.
     branch_of: which branch a task's head reads, for the tasks whose head does not read the backbone itself.
+    edits: what tasks change in the backbone, by task; several tasks may share one edit.
 
     Attributes
     ----------
@@ -46,9 +49,19 @@ class Model:
         card: dict[str, Any],
         branches: dict[str, Branch] | None = None,
         branch_of: dict[str, str] | None = None,
+        edits: dict[str, Edit] | None = None,
     ) -> None:
         self.backbone, self.heads, self.card = backbone, heads, card
         self.branches, self.branch_of = branches or {}, branch_of or {}
+        self.edits = edits or {}
+        self._edited: Edited | None = None
+
+    @property
+    def edited(self) -> Edited:
+        """The backbone with what tasks change in it."""
+        if self._edited is None or self._edited.trunk is not self.backbone:
+            self._edited = Edited(self.backbone, self.edits)
+        return self._edited
 
     @classmethod
     def load(cls, folder: str | Path) -> Model:
@@ -57,11 +70,13 @@ class Model:
 
     def backbone_of(self, task: str) -> Backbone:
         """What the head of a task reads."""
-        return self.branches[self.branch_of[task]].backbone if task in self.branch_of else self.backbone
+        if task in self.branch_of:
+            return self.branches[self.branch_of[task]].backbone
+        return self.edited.of(task)
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, in place of a model that is there; all or nothing."""
-        parts = saving.Parts(self.backbone, self.heads, self.card, self.branches, self.branch_of)
+        parts = saving.Parts(self.backbone, self.heads, self.card, self.branches, self.branch_of, self.edits)
         saving.save(folder, parts)
 
     @property
@@ -75,6 +90,8 @@ class Model:
         del self.heads[name]
         del self.card["tasks"][name]
         self.branch_of.pop(name, None)
+        if name in self.edits:
+            self.edits.pop(name).forget(name)
         needed = set(self.branch_of.values())
         for branch in reversed(list(self.branches)):
             if branch in needed:

@@ -44,6 +44,22 @@ class _Pass:
     found: Mapping[Read, torch.Tensor | Words] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A task's part in a pass: how the reads of its head are called there."""
+
+    of: _Pass
+    reads: Mapping[Read, Read]
+
+    @property
+    def rows(self) -> list[int]:
+        return self.of.rows
+
+    @property
+    def found(self) -> dict[Read, torch.Tensor | Words]:
+        return {read: self.of.found[there] for read, there in self.reads.items()}
+
+
 def chosen(heads: Mapping[str, Head], names: Sequence[str] | None = None) -> dict[str, Head]:
     """The heads of these tasks, of all by default.
 
@@ -122,9 +138,10 @@ def answer_block(
     read.
     """
     passes: dict[tuple, _Pass] = {}
-    used: dict[str, list[_Pass]] = {}
+    used: dict[str, list[_Asked]] = {}
     for name, head in heads.items():
-        used[name], backbone = [], backbone_of(name)
+        used[name], mine = [], backbone_of(name)
+        backbone, reads = mine.shared_pass, {read: mine.read_as(read) for read in head.reads}
         for side, request in enumerate(head.requests):
             columns = _columns(head, request)
             present = [i for i, row in enumerate(rows) if _has(row, columns, side)]
@@ -133,8 +150,8 @@ def answer_block(
             if key not in passes:
                 items = _items(head, request, columns, rows, present, first_row)
                 passes[key] = _Pass(backbone, request.form, present, items)
-            passes[key].reads.update(dict.fromkeys(head.reads))
-            used[name].append(passes[key])
+            passes[key].reads.update(dict.fromkeys(reads.values()))
+            used[name].append(_Asked(passes[key], reads))
     for each in passes.values():
         if each.rows:
             each.found = extract(each.backbone, each.form, each.items, each.reads)
@@ -177,7 +194,7 @@ def _items(
     return items_of(request if len(columns) == len(head.task.inputs) else replace(request, at=(0,)), examples)
 
 
-def _answers(head: Head, passes: Sequence[_Pass], scores: bool) -> dict[int, dict[str, Any]]:
+def _answers(head: Head, passes: Sequence[_Asked], scores: bool) -> dict[int, dict[str, Any]]:
     rows = passes[0].rows
     if not rows:
         return {}
@@ -185,8 +202,7 @@ def _answers(head: Head, passes: Sequence[_Pass], scores: bool) -> dict[int, dic
     found: list[dict[Read, torch.Tensor]] = []
     for each in passes:
         taken: dict[Read, torch.Tensor] = {}
-        for read in head.reads:
-            values = each.found[read]
+        for read, values in each.found.items():
             if isinstance(values, Words):
                 taken[read], lengths = values.values, values.lengths
             else:
@@ -196,12 +212,12 @@ def _answers(head: Head, passes: Sequence[_Pass], scores: bool) -> dict[int, dic
         made = head.decide(head(head.gather(found)), lengths)
     answers = head.answers(made, scores=scores)
     if isinstance(head, TagHead) and is_bio(map(str, head.task.labels)):
-        for answer, words in zip(answers, passes[0].items, strict=True):
+        for answer, words in zip(answers, passes[0].of.items, strict=True):
             answer["spans"] = spans(words, answer["tags"])
     return dict(zip(rows, answers, strict=True))
 
 
-def _embeddings(head: EmbedHead, passes: Sequence[_Pass], _scores: bool) -> dict[int, dict[str, Any]]:
+def _embeddings(head: EmbedHead, passes: Sequence[_Asked], _scores: bool) -> dict[int, dict[str, Any]]:
     """The vector of a row's query (of its document, where there is no query), and how alike the two are."""
     vectors: list[dict[int, torch.Tensor]] = []
     with torch.inference_mode():

@@ -5,6 +5,7 @@
     backbone/                 weights, configuration and tokenizer, as Hugging Face writes them
     heads/NAME-HASH.safetensors
     branches/NAME-HASH.safetensors      the weights that a branch has of its own
+    edits/NAME-HASH.safetensors         the parameters of an edit
 
 The manifest is what makes a folder a model. All other files of a model stand beside those of the one that
 was there before, under names of their own (another backbone is `backbone-RANDOM/`), until the manifest is
@@ -32,6 +33,7 @@ from safetensors.torch import load_file, save_file
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import Branch, branched, own_tensors
 from taskheads.backbone.reads import Read
+from taskheads.edits.edit import Edit, made
 from taskheads.errors import ModelError
 from taskheads.heads import Head, head_for
 from taskheads.tasks.task import Task
@@ -45,7 +47,7 @@ _AGAIN = "fit the model again, or copy the folder again from where it is whole"
 class Parts(NamedTuple):
     """What a model is made of: the backbone, the heads and what is known of each task; branches of the
     backbone, trunks before what grew from them, and which branch each task stands on (the backbone where
-    none is named).
+    none is named); and what tasks change in the backbone.
     """
 
     backbone: Backbone
@@ -53,6 +55,7 @@ class Parts(NamedTuple):
     card: dict[str, Any]
     branches: dict[str, Branch]
     branch_of: dict[str, str]
+    edits: dict[str, Edit]
 
 
 def save(folder: str | Path, parts: Parts) -> None:
@@ -103,7 +106,12 @@ def load(folder: str | Path) -> Parts:
         trunk = branches[facts["trunk"]].backbone if facts["trunk"] else backbone
         branches[name] = Branch(branched(trunk, load_file(folder / facts["file"])), facts["trunk"])
     branch_of = {name: facts["branch"] for name, facts in manifest["tasks"].items() if "branch" in facts}
-    return Parts(backbone, heads, manifest["card"], branches, branch_of)
+    edits: dict[str, Edit] = {}
+    for facts in manifest.get("edits", {}).values():
+        edit = made(facts["method"], backbone, facts["tasks"], facts["options"])
+        edit.load_state_dict(load_file(folder / facts["file"]))
+        edits |= dict.fromkeys(facts["tasks"], edit.eval())
+    return Parts(backbone, heads, manifest["card"], branches, branch_of, edits)
 
 
 def check_writable(folder: Path) -> None:
@@ -132,7 +140,7 @@ def _write(folder: Path, parts: Parts) -> None:
     try:
         backbone = parts.backbone
         where, files = _backbone_in(folder, backbone)
-        tasks, branches = {}, {}
+        tasks, branches, edits = {}, {}, {}
 
         def put(room: str, name: str, tensors: dict[str, torch.Tensor]) -> str:
             (folder / room).mkdir(exist_ok=True)
@@ -152,6 +160,10 @@ def _write(folder: Path, parts: Parts) -> None:
             trunk = parts.branches[branch.trunk].backbone if branch.trunk else backbone
             file = put("branches", name, _tensors(own_tensors(branch.backbone, trunk)))
             branches[name] = {"trunk": branch.trunk, "file": file}
+        for edit in dict.fromkeys(parts.edits.values()):
+            name = edit.tasks[0]
+            about = {"method": edit.method, "tasks": edit.tasks, "options": edit.options}
+            edits[name] = about | {"file": put("edits", name, _tensors(edit.state_dict()))}
         manifest = {
             "schema": SCHEMA,
             "taskheads": importlib.metadata.version("taskheads"),
@@ -163,6 +175,7 @@ def _write(folder: Path, parts: Parts) -> None:
             },
             "tasks": tasks,
             "branches": branches,
+            "edits": edits,
             "card": parts.card,
             "files": files,
         }
@@ -208,7 +221,7 @@ def _drop_unnamed(folder: Path) -> None:
     for path in [*folder.glob("backbone"), *folder.glob("backbone-????????")]:
         if path.is_dir() and path.name not in backbones:
             shutil.rmtree(path)
-    mine = ("heads/*.safetensors", "branches/*.safetensors", "**/begun.partial")
+    mine = ("heads/*.safetensors", "branches/*.safetensors", "edits/*.safetensors", "**/begun.partial")
     for path in [path for pattern in mine for path in folder.glob(pattern)]:
         if path.relative_to(folder).as_posix() not in named:
             path.unlink()

@@ -69,6 +69,16 @@ def _inputs(value: Any) -> list[str]:
     return columns
 
 
+def _edit(value: Any) -> tuple[str, dict[str, Any]] | None:
+    if value is None or isinstance(value, str):
+        return None if value is None else (value, {})
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((name, options),) = value.items()
+        if isinstance(name, str) and isinstance(options, Mapping):
+            return name, dict(options)
+    raise ValueError("must be the name of an edit, or {name: {option: value}}")
+
+
 def _kind(value: Any) -> str:
     if value not in KINDS:
         raise ValueError(f"unknown kind {value!r}{did_you_mean(value, KINDS)}; the kinds are {listed(KINDS)}")
@@ -115,6 +125,7 @@ class TaskConfig(_Strict):
     unseen: what to do with a dev or test row whose label never occurs in train: `error`; `keep` (the label
         joins the label space, and since it cannot be learned counts as a miss); or `drop` the row.
     blank: what to do with a row that has a label but no text: `error` or `drop`.
+    edit: what the task may change in the backbone: the name of a method, or {name: {option: value}}.
     """
 
     data: Annotated[dict[str, list[str]] | None, BeforeValidator(_data)] = None
@@ -127,6 +138,7 @@ class TaskConfig(_Strict):
     split: SplitConfig | None = None
     unseen: Literal["error", "keep", "drop"] = "error"
     blank: Literal["error", "drop"] = "error"
+    edit: Annotated[tuple[str, dict[str, Any]] | None, BeforeValidator(_edit)] = None
 
     @pydantic.model_validator(mode="after")
     def _meant(self) -> TaskConfig:

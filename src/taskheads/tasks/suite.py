@@ -78,6 +78,7 @@ def load_suite(
         with declared.naming(entry):
             rows, reasons = data.splits()
             tasks[name] = build_task(name, config.tasks[entry], guess, rows)
+            tasks[name].edit = config.tasks[entry].edit
             tasks[name].reasons[1:1] = [*data.source.reasons, *reasons]
     chosen = backbone or config.backbone
     if backbone is None and (declared.base / chosen).is_dir():

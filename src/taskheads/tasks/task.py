@@ -79,8 +79,12 @@ class Examples:
 
 @dataclass
 class TaskData:
-    """A task with its examples (every split of `SPLITS`, an absent one empty) and why it is so understood."""
+    """A task with its examples (every split of `SPLITS`, an absent one empty) and why it is so understood.
+
+    edit: what it may change in the backbone, if that was said: a method's name and its options.
+    """
 
     task: Task
     splits: dict[str, Examples]
     reasons: list[str] = field(default_factory=list)
+    edit: tuple[str, dict[str, Any]] | None = None

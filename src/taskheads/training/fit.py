@@ -22,12 +22,12 @@ from taskheads.tasks.suite import Suite, load_suite
 from taskheads.tasks.task import TaskData
 from taskheads.training.frozen import Fitted, fit_head
 from taskheads.training.held_out import with_dev
+from taskheads.training.joint.editing import TUNES, asked_edits, edits_for, tune_edits
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.taking import choice_of, take_tuned
 from taskheads.training.joint.tuning import (
     Outcome,
     Stages,
-    Tune,
     Watch,
     stage_of,
     tune_alone,
@@ -43,7 +43,7 @@ def fit(
     *,
     out: str | Path | None = None,
     backbone: str | Backbone | None = None,
-    tune: Tune = "auto",
+    tune: str = "auto",
     training: Mapping[str, Any] | Recipe | None = None,
     resume: bool = False,
     seed: int | None = None,
@@ -61,8 +61,10 @@ def fit(
         it.
     backbone: "minilm", a folder, a Hub name or a loaded `Backbone`, in place of what the source says.
     tune: "frozen" solves for a head of each task on the frozen backbone; "full" also fine-tunes the backbone
-        for all tasks together; "auto" does both, and each task keeps what is best for it on dev, so that none
-        is worse off than it was alone.
+        for all tasks together; "auto" does both; the name of an edit ("lora", "ia3", ...; see
+        `taskheads methods`) leaves the backbone as it is, and each task learns what it changes there. But for
+        "full", each task keeps what is best for it on dev, so that none is worse off than it was alone. A
+        task whose suite entry says `edit` has that edit tried, beside what `tune` says.
     training: how to tune, over what the source says; see `Recipe`.
     resume: go on with the run that is kept beside `out`; without, such a run is begun anew.
     seed: of training and of the bootstrap intervals, in place of what the source says.
@@ -86,6 +88,9 @@ def fit(
     workers = Workers.here()
     first = workers.rank == 0
     suite = _suite(source, backbone if isinstance(backbone, str) else None, seed)
+    asked = asked_edits(suite, tune)
+    if asked and tune == "frozen":
+        raise ConfigError(f"task {next(iter(asked))!r} asks for an edit, and nothing is tuned under frozen")
     recipe = Recipe.of(suite.training, **Recipe.of(training).model_dump(exclude_unset=True))
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(suite.backbone)
@@ -97,6 +102,8 @@ def fit(
         "tasks": {},
     }
     model = Model(backbone, {}, card)
+    if asked:  # what cannot be made is known before anything is computed
+        edits_for(backbone, asked)
     solved = _solve_into(model, suite, source, cache, progress)
     tasks = {name: with_dev(data) for name, data in suite.tasks.items()}
     made = Outcome.of_frozen(tasks, solved.fitted, solved.features)
@@ -106,7 +113,10 @@ def fit(
             shutil.rmtree(kept, ignore_errors=True)
         workers.wait()
         how = Stages(tasks, solved.fitted, recipe, suite.seed, kept, watch, made)
-        tune_shared(backbone, solved.features, how, full=tune == "full")
+        if tune in TUNES:
+            tune_shared(backbone, solved.features, how, full=tune == "full")
+        if asked:
+            tune_edits(backbone, solved.features, how, asked)
         if recipe.alone:
             tune_alone(backbone, solved.features, how)
         take_tuned(model, suite, made)
@@ -123,19 +133,37 @@ def add(
     model: Model,
     source: Any,
     *,
+    tune: str = "frozen",
+    training: Mapping[str, Any] | Recipe | None = None,
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> list[str]:
     """Fit the tasks of `source` (as `fit` takes it) into a model, on its backbone as it is; every other task
     stays bit for bit.
 
-    Returns the names of the new tasks. Raises ConfigError when the model has one of that name already.
+    tune: "frozen", or the name of an edit that each new task learns and keeps if it is better for it; a task
+        whose suite entry says `edit` has that edit tried. training: how, over what the source says.
+
+    Returns the names of the new tasks. Raises ConfigError when the model has one of that name already, and
+    for a way of tuning that changes the backbone.
     """
     suite = _suite(source, None, model.card["seed"])
     for name in suite.tasks:
         if name in model.heads:
             raise ConfigError(f"the model has a task {name!r} already; remove it first, or name the new one")
-    _solve_into(model, suite, source, cache, progress)
+    if tune in ("full", "auto"):
+        raise ConfigError(f"tune = {tune!r} changes the backbone for all tasks: only fit can do that")
+    asked = asked_edits(suite, tune)
+    edits_for(model.backbone, asked)
+    recipe = Recipe.of(suite.training, **Recipe.of(training).model_dump(exclude_unset=True))
+    solved = _solve_into(model, suite, source, cache, progress)
+    if asked:
+        tasks = {name: with_dev(data) for name, data in suite.tasks.items()}
+        made = Outcome.of_frozen(tasks, solved.fitted, solved.features)
+        how = Stages(tasks, solved.fitted, recipe, suite.seed, None, watch, made)
+        tune_edits(model.backbone, solved.features, how, asked)
+        take_tuned(model, suite, made)
     return list(suite.tasks)
 
 

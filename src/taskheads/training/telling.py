@@ -23,9 +23,11 @@ def report_of(model: Model, tasks: Mapping[str, TaskData], made: Outcome, tune: 
     """The data of `taskheads.report.page.page`: JSON-able; what was not measured is None.
 
     Tasks have their scores on test, one for each way that was tried, what the answers of the kept head tell,
-    and dev scores; curves are of the shared run; similarity is the cosine of the tasks' gradients there.
+    and dev scores; curves are of the run that all tasks shared, of their edits where there was none;
+    similarity is the cosine of the tasks' gradients there.
     """
-    shared = made.candidates.get(SHARED)
+    edited = next((each for each in made.candidates.values() if each.edits), None)
+    shared = made.candidates.get(SHARED, edited)
     machine = platform.processor() or platform.machine()
     return {
         "title": ", ".join(tasks) if len(tasks) < 4 else f"{len(tasks)} tasks on one backbone",

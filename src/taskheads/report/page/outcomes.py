@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from taskheads.report.page.numbers import known
 from taskheads.tasks.metrics import METRICS
 
-# Who may have answered, in the order of the table.
-ANSWERERS = {
+# Who may have answered, in the order of the table; then come edits, by the names of their methods.
+_ANSWERERS = {
     "majority": "majority",
     "frozen": "frozen alone",
     "alone": "tuned alone",
     "shared": "shared",
     "private": "private top",
 }
+
+
+def answerers(tasks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Who has a score in any task (its own mapping of scores), with a title for each, in order."""
+    found = dict.fromkeys(key for scores in tasks for key in scores)
+    known_first = [key for key in _ANSWERERS if key in found]
+    return {
+        key: _ANSWERERS.get(key, key) for key in [*known_first, *(k for k in found if k not in _ANSWERERS)]
+    }
+
+
 Verdict = Literal["better", "worse", "unsure", "same"]
 
 
@@ -50,7 +61,7 @@ class Outcome:
 
     Parameters
     ----------
-    scores: on test, by those of `ANSWERERS` that have one. kept: whose answers the model gives.
+    scores: on test, by who has one, see `answerers`. kept: whose answers the model gives.
     gain: by how much the kept answers are better than those of the frozen head.
     """
 
@@ -105,7 +116,7 @@ def outcomes(tasks: Mapping[str, Mapping[str, Any]] | None) -> list[Outcome]:
 
 def _outcome(name: str, anchor: str, of: Mapping[str, Any]) -> Outcome:
     scores = of.get("scores") or {}
-    measured = {answerer: Measured.read(scores.get(answerer)) for answerer in ANSWERERS}
+    measured = {answerer: Measured.read(scores.get(answerer)) for answerer in answerers([scores])}
     return Outcome(
         name=name,
         anchor=anchor,

@@ -14,7 +14,7 @@ from taskheads.report.page.confusion import commonest, matrix
 from taskheads.report.page.curves import charts
 from taskheads.report.page.intervals import interval_plots
 from taskheads.report.page.likeness import groups_of, likeness
-from taskheads.report.page.outcomes import ANSWERERS, Outcome, outcomes
+from taskheads.report.page.outcomes import Outcome, answerers, outcomes
 from taskheads.report.page.reliability import reliability
 from taskheads.report.page.summary import summary
 
@@ -66,9 +66,7 @@ def page(report: Mapping[str, Any]) -> str:
             summary=summary(report, tasks),
             tasks=tasks,
             details=[_details(task) for task in tasks],
-            answerers={
-                key: name for key, name in ANSWERERS.items() if any(key in task.scores for task in tasks)
-            },
+            answerers=answerers(task.scores for task in tasks),
             plots=interval_plots(tasks),
             curves=_curves(report.get("curves") or {}, tasks),
             likeness=_likeness(report.get("similarity")),

@@ -35,8 +35,9 @@ def _first(report: Mapping[str, Any], tasks: Sequence[Outcome]) -> Iterator[str]
 
 
 def _kept(tasks: Sequence[Outcome]) -> Iterator[str]:
-    counts = Counter(task.kept for task in tasks if task.kept in _KEPT)
-    parts = [f"{count_of(counts[kept], 'task')} on {words}" for kept, words in _KEPT.items() if counts[kept]]
+    counts = Counter(task.kept for task in tasks if task.kept)
+    ways = _KEPT | {kept: f"the frozen backbone with {kept}" for kept in counts if kept not in _KEPT}
+    parts = [f"{count_of(counts[kept], 'task')} on {words}" for kept, words in ways.items() if counts[kept]]
     if parts:
         yield f"Chosen by dev scores: {_listed(parts)}."
 

@@ -50,8 +50,8 @@ class Joining:
         """What runs the backbone on this part of the step."""
         return self.backbone.run
 
-    def backward(self, batch: MixedBatch, losses: Losses, scaler: Any) -> None:
-        """Add this part's gradients."""
+    def backward(self, batch: MixedBatch, losses: Losses, penalty: torch.Tensor | None, scaler: Any) -> None:
+        """Add this part's gradients, and those of the penalty on what tasks change."""
         raise NotImplementedError
 
     def end(self, losses: Mapping[str, float], workers: Workers, scaler: Any) -> None:
@@ -101,9 +101,9 @@ class Weighted(Joining):
     def parameters(self) -> list[torch.nn.Parameter]:
         return list(self.weighting.parameters())
 
-    def backward(self, batch: MixedBatch, losses: Losses, scaler: Any) -> None:
-        stacked = torch.stack(list(losses.values()))
-        scaler.scale(self.weighting.weighted(stacked, self._numbers(list(losses)))).backward()
+    def backward(self, batch: MixedBatch, losses: Losses, penalty: torch.Tensor | None, scaler: Any) -> None:
+        total = self.weighting.weighted(torch.stack(list(losses.values())), self._numbers(list(losses)))
+        scaler.scale(total if penalty is None else total + penalty).backward()
 
     def end(self, losses: Mapping[str, float], workers: Workers, scaler: Any) -> None:
         present = self._numbers(list(losses))
@@ -151,7 +151,7 @@ class Balanced(_Balanced):
     def run(self, batch: MixedBatch) -> RunBackbone:
         return batch.split_run(self.gradients, self.drawn)
 
-    def backward(self, batch: MixedBatch, losses: Losses, scaler: Any) -> None:
+    def backward(self, batch: MixedBatch, losses: Losses, penalty: torch.Tensor | None, scaler: Any) -> None:
         nothing = torch.zeros((), device=self.backbone.device)
         self.gradients.backward(
             [scaler.scale(losses[name]) if name in losses else nothing for name in self.drawn]
@@ -175,7 +175,7 @@ class BalancedAtRepresentation(_Balanced):
 
         return run
 
-    def backward(self, batch: MixedBatch, losses: Losses, scaler: Any) -> None:
+    def backward(self, batch: MixedBatch, losses: Losses, penalty: torch.Tensor | None, scaler: Any) -> None:
         sizes = [batch.parts[name].tokens.stop - batch.parts[name].tokens.start for name in losses]
         stacked = torch.stack(list(losses.values()))
         found = representation_gradients(list(losses.values()), self._output, sizes).double()

@@ -81,7 +81,7 @@ class Run:
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         """Every weight that learns, by name."""
-        found = {f"backbone.{name}": each for name, each in self.backbone.model.named_parameters()}
+        found = {f"backbone.{name}": each for name, each in self.backbone.named_weights()}
         for task, head in self.heads.items():
             found |= {f"heads.{task}.{name}": each for name, each in head.named_parameters()}
         return {name: each for name, each in found.items() if each.requires_grad}
@@ -110,7 +110,7 @@ class Run:
             except KeyboardInterrupt:
                 raise self._interrupted() from None
             finally:
-                self.backbone.model.eval()
+                self.backbone.train(False)
         self._take_best()
         return self.course
 
@@ -128,7 +128,7 @@ class Run:
 
     def _step(self) -> None:
         """One step of the optimiser, from `accumulate` parts of one draw."""
-        self.backbone.model.train()
+        self.backbone.train()
         recipe, course = self.recipe, self.course
         drawn = self.stream.draw()
         set_rate(self.optimizer, rate_at(course.step, course.planned, recipe))
@@ -137,7 +137,8 @@ class Run:
         counts = _counts(self.rows, drawn)
         sums = dict.fromkeys(drawn, 0.0)
         clock, tokens = time.monotonic(), 0
-        for part in _parts(self.workers.share(drawn, self.rows, self.heads), recipe.accumulate):
+        parts = _parts(self.workers.share(drawn, self.rows, self.heads), recipe.accumulate)
+        for part in parts:
             batch = MixedBatch(self.rows, part)
             tokens += batch.tokens
             with self.precision():
@@ -147,8 +148,12 @@ class Run:
             shares = {name: loss * (mine[name] / counts[name]) for name, loss in losses.items()}
             for name, loss in shares.items():
                 sums[name] += float(loss.detach())
+            penalty = self.backbone.penalty()
             self.joining.backward(
-                batch, {name: loss / self.units[name] for name, loss in shares.items()}, self.scaler
+                batch,
+                {name: loss / self.units[name] for name, loss in shares.items()},
+                None if penalty is None else penalty / (len(parts) * self.workers.count),
+                self.scaler,
             )
         sums = self._over_all(sums)
         self._check(sums)
@@ -193,7 +198,7 @@ class Run:
         marks = {math.ceil(course.planned * (k + 1) / recipe.evaluations) for k in range(recipe.evaluations)}
         if course.step not in marks:
             return False
-        self.backbone.model.eval()
+        self.backbone.train(False)
         with self._averaged():
             now = on_dev(self.backbone, self.heads, self.dev)
             mean = float(np.mean([_gain(now[name], self.alone[name]) for name in now]))
@@ -204,7 +209,7 @@ class Run:
                 self.stale += 1
         for name, value in now.items():
             course.dev.setdefault(name, []).append([course.step, round(value, 6)])
-        if len(now) > 1:
+        if len(now) > 1 and self.backbone.shares_weights:
             self._compare()
         self.joining.end_period()
         if recipe.sampling == "dynamic":

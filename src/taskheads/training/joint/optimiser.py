@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
 
 from taskheads.backbone.backbone import Backbone
+from taskheads.edits.edited import Edited
 from taskheads.training.joint.recipe import Recipe
 
 
@@ -48,8 +49,6 @@ def optimiser(
 
     Vectors (biases, norms) have no weight decay, as is usual since BERT.
     """
-    top = backbone.n_layers
-    place = layer_of_weights(backbone)
     rates: dict[tuple[float, float], list[nn.Parameter]] = {}
 
     def put(parameter: nn.Parameter, rate: float) -> None:
@@ -57,8 +56,8 @@ def optimiser(
             decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
             rates.setdefault((rate, decay), []).append(parameter)
 
-    for name, parameter in backbone.model.named_parameters():
-        put(parameter, recipe.lr * recipe.layer_decay ** max(0, top - 1 - place[name]))
+    for parameter, rate in _inside(backbone, recipe):
+        put(parameter, rate)
     for parameter in [*(each for head in heads.values() for each in head.parameters()), *others]:
         put(parameter, recipe.head_lr)
     groups = [
@@ -68,6 +67,18 @@ def optimiser(
     if recipe.optimizer == "adafactor":
         return torch.optim.Adafactor(groups)
     return torch.optim.AdamW(groups, fused=True)
+
+
+def _inside(backbone: Backbone, recipe: Recipe) -> Iterator[tuple[nn.Parameter, float]]:
+    """What learns inside the backbone, and how fast: its weights by their layers, or its tasks' edits."""
+    if isinstance(backbone, Edited):
+        for edit in dict.fromkeys(backbone.edits.values()):
+            for name, parameter in edit.named_parameters():
+                yield parameter, (recipe.edit_lr or edit.lr) * edit.rate_of(name)
+        return
+    top, place = backbone.n_layers, layer_of_weights(backbone)
+    for name, parameter in backbone.named_weights():
+        yield parameter, recipe.lr * recipe.layer_decay ** max(0, top - 1 - place[name])
 
 
 def rate_at(step: int, steps: int, recipe: Recipe) -> float:

@@ -31,6 +31,7 @@ class Recipe(BaseModel):
     optimizer: "adamw" (Loshchilov and Hutter 2019) or "adafactor" (Shazeer and Stern 2018), which keeps less.
     lr, head_lr: highest learning rates of the backbone and of the heads, reached after the share `warmup` of
         all steps and left along `schedule`.
+    edit_lr: highest rate of what tasks change in the backbone; by default what suits the method.
     layer_decay: each layer learns at this fraction of the rate of the layer above it (Howard and Ruder 2018).
     frozen_layers: so many layers from below, and the embeddings, stay as they are.
     weight_decay, clip: decoupled decay of matrices; largest norm of the gradient of all weights.
@@ -64,6 +65,7 @@ class Recipe(BaseModel):
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     lr: Positive = 1e-4
     head_lr: Positive = 1e-3
+    edit_lr: Positive | None = None
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

@@ -35,11 +35,14 @@ def take_tuned(model: Model, suite: Suite, made: Outcome) -> None:
         card["tried"] = {
             other: each.fitted[name].dev for other, each in made.candidates.items() if name in each.fitted
         }
-        if kept.branch is None:
+        if way == "frozen":
             continue
         head = model.heads[name] = kept.fitted[name].head
         card |= choice_of(kept.fitted[name])
-        model.branch_of[name] = way
+        if kept.branch is not None:
+            model.branch_of[name] = way
+        if name in kept.edits:
+            model.edits[name] = kept.edits[name]
         if len(rows):
             truth = truth_of(head, rows)
             relevant, predicted, scores = judged(head, truth, kept.answered[name][1])
@@ -51,6 +54,10 @@ def take_tuned(model: Model, suite: Suite, made: Outcome) -> None:
             card["frozen"] = card["test"]
             now = score(head, rows, kept.answered[name][1], None, seed)
             card["test"] = now.to_json() | {"baseline": card["frozen"]["baseline"]}
+    for candidate in made.candidates.values():
+        for name, edit in candidate.edits.items():
+            if model.edits.get(name) is not edit:
+                edit.forget(name)
     _settle_branches(model, made)
     model.card["seconds"] |= {stage["name"]: stage["seconds"] for stage in made.stages}
 
@@ -60,7 +67,7 @@ def _settle_branches(model: Model, made: Outcome) -> None:
     grown = {name: each.branch for name, each in made.candidates.items() if each.branch is not None}
     used = set(model.branch_of.values())
     used |= {grown[name].trunk for name in used}
-    model.branches = {name: branch for name, branch in grown.items() if name in used}
+    model.branches |= {name: branch for name, branch in grown.items() if name in used}
     if set(model.branch_of) == set(model.heads) and set(model.branch_of.values()) == {SHARED}:
         model.backbone = model.branches.pop(SHARED).backbone
         model.branch_of.clear()

@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import Branch, branched
+from taskheads.edits.edit import Edit
 from taskheads.heads import Head, head_for
 from taskheads.heads.head import Decisions
 from taskheads.model.evaluation import decided
-from taskheads.model.features import FrozenFeatures
+from taskheads.model.features import FrozenFeatures, features_by_task
 from taskheads.tasks.task import TaskData
 from taskheads.training.candidates import single_candidates
 from taskheads.training.frozen import Fitted, fit_head
@@ -32,7 +33,6 @@ from taskheads.training.joint.rows import TaskRows
 from taskheads.training.joint.settle import settled
 from taskheads.training.suite_features import single, suite_features
 
-Tune = Literal["frozen", "full", "auto"]
 Watch = Callable[[str, Course], None]
 Answered = tuple[torch.Tensor, Decisions]
 
@@ -45,22 +45,23 @@ _FOR_SHARED = 0.75
 class Candidate:
     """One way for some tasks.
 
-    branch: what their heads stand on; None is the frozen backbone. fitted: the heads. answered: what they
-    decide about the test rows. course: of the training run.
+    branch: what their heads stand on; None is the frozen backbone. edits: what tasks change in that. fitted:
+    the heads. answered: what they decide about the test rows. course: of the training run.
     """
 
     branch: Branch | None
     fitted: dict[str, Fitted]
     answered: dict[str, Answered]
     course: Course = field(default_factory=Course)
+    edits: dict[str, Edit] = field(default_factory=dict)
 
 
 @dataclass
 class Outcome:
     """What tuning tried and chose.
 
-    candidates: by name: "frozen", "shared", "private TASK", "alone TASK". kept: the name that each task
-        keeps.
+    candidates: by name: "frozen", "shared", "private TASK", "alone TASK", the method of an edit. kept: the
+        name that each task keeps.
     stages: as `stage_of` tells them.
     """
 
@@ -94,10 +95,18 @@ class Stages:
     watch: Watch | None
     made: Outcome
 
-    def run(self, name: str, branch: Branch, heads: dict[str, Head], recipe: Recipe) -> Candidate:
+    def branch(self, name: str, branch: Branch, heads: dict[str, Head], recipe: Recipe) -> Candidate:
         """Train the branch and these heads, settle the heads, and note the candidate."""
-        began = time.perf_counter()
-        backbone, watch = branch.backbone, self.watch
+        course = self.train(name, branch.backbone, heads, recipe)
+        self.made.candidates[name] = Candidate(branch, *self.settle(name, branch.backbone, heads), course)
+        return self.made.candidates[name]
+
+    def train(
+        self, name: str, backbone: Backbone, heads: Mapping[str, Head], recipe: Recipe, about: Any = None
+    ) -> Course:
+        """Train what learns in the backbone, and these heads. `about` is what else a resumed run must agree
+        in."""
+        began, watch = time.perf_counter(), self.watch
         chosen = {task: self.tasks[task] for task in heads}
         rows = {
             task: TaskRows.of(backbone, type(heads[task]), data.task, data.splits["train"])
@@ -107,9 +116,10 @@ class Stages:
         alone = {task: self.frozen[task].utility for task in chosen}
         kept = None
         if self.folder is not None:
-            about = {"recipe": recipe.model_dump(), "seed": self.seed, "data": _digest(backbone, rows)}
-            kept = Checkpoints(self.folder / name.replace(" ", "-"), about)
-        run = Run(
+            data = _digest(backbone, rows)
+            same = {"recipe": recipe.model_dump(), "seed": self.seed, "data": data, "about": about}
+            kept = Checkpoints(self.folder / name.replace(" ", "-"), same)
+        course = Run(
             backbone,
             heads,
             rows,
@@ -119,17 +129,28 @@ class Stages:
             seed=self.seed,
             checkpoints=kept,
             watch=watch and (lambda course: watch(name, course)),
+        ).train()
+        self.made.stages.append(stage_of(name, time.perf_counter() - began))
+        return course
+
+    def settle(
+        self, name: str, backbone: Backbone, heads: Mapping[str, Head]
+    ) -> tuple[dict[str, Fitted], dict[str, Answered]]:
+        """The heads of these tasks as they are best on what the backbone has become, and what they answer."""
+        began = time.perf_counter()
+        features = features_by_task(
+            backbone,
+            heads,
+            lambda own, tasks: suite_features(own, [self.tasks[task] for task in tasks], single),
         )
-        course = run.train()
-        trained = time.perf_counter()
-        features = suite_features(backbone, chosen.values(), single)
-        fitted = {task: settled(backbone, data, heads[task], features) for task, data in chosen.items()}
-        self.made.candidates[name] = Candidate(branch, fitted, answered(fitted, chosen, features), course)
-        self.made.stages += [
-            stage_of(name, trained - began),
-            stage_of(f"{name}, heads", time.perf_counter() - trained),
-        ]
-        return self.made.candidates[name]
+        fitted = {
+            task: settled(backbone, self.tasks[task], head, features(task)) for task, head in heads.items()
+        }
+        decisions: dict[str, Answered] = {}
+        for task in fitted:
+            decisions |= answered({task: fitted[task]}, self.tasks, features(task))
+        self.made.stages.append(stage_of(f"{name}, heads", time.perf_counter() - began))
+        return fitted, decisions
 
 
 def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *, full: bool = False) -> None:
@@ -145,9 +166,9 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     tasks, frozen, recipe, made = stages.tasks, stages.frozen, stages.recipe, stages.made
     shared = branched(backbone, dict(backbone.model.named_parameters()))
     freeze_below(shared, recipe.frozen_layers)
-    heads = {name: _starting_head(backbone, data, features) for name, data in tasks.items()}
+    heads = {name: starting_head(backbone, data, features) for name, data in tasks.items()}
     most = recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
-    found = stages.run(SHARED, Branch(shared), heads, most)
+    found = stages.branch(SHARED, Branch(shared), heads, most)
     for name, fitted in found.fitted.items():
         if full or fitted.utility > frozen[name].utility:
             made.kept[name] = SHARED
@@ -157,13 +178,13 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     harmed = [name for name, kept in made.kept.items() if kept != SHARED]
     top = shared.n_layers - min(recipe.private_layers, shared.n_layers)
     place = layer_of_weights(shared)
-    less = _smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
+    less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
     for name in harmed:
         own = {key: each for key, each in shared.model.named_parameters() if place[key] >= top}
         private = branched(shared, own)
         freeze_below(private, max(top, 1))
         head = copy.deepcopy(found.fitted[name].head).train()
-        tried = stages.run(f"private {name}", Branch(private, SHARED), {name: head}, less)
+        tried = stages.branch(f"private {name}", Branch(private, SHARED), {name: head}, less)
         if tried.fitted[name].utility > frozen[name].utility:
             made.kept[name] = f"private {name}"
 
@@ -174,9 +195,9 @@ def tune_alone(backbone: Backbone, features: FrozenFeatures, stages: Stages) -> 
     for name, data in stages.tasks.items():
         mine = branched(backbone, dict(backbone.model.named_parameters()))
         freeze_below(mine, stages.recipe.frozen_layers)
-        head = _starting_head(backbone, data, features)
-        stages.run(
-            f"alone {name}", Branch(mine), {name: head}, _smaller(stages.recipe, 1 / len(stages.tasks))
+        head = starting_head(backbone, data, features)
+        stages.branch(
+            f"alone {name}", Branch(mine), {name: head}, smaller(stages.recipe, 1 / len(stages.tasks))
         )
 
 
@@ -194,7 +215,7 @@ def answered(
     return {name: decided(fitted[name].head, some, features) for name, some in rows.items() if len(some)}
 
 
-def _starting_head(backbone: Backbone, data: TaskData, features: FrozenFeatures) -> Head:
+def starting_head(backbone: Backbone, data: TaskData, features: FrozenFeatures) -> Head:
     """The solution on a single read, the backbone's output, for training to begin with."""
     reads = single_candidates(backbone, head_for(data.task), data.task)
     return copy.deepcopy(fit_head(backbone, data, features, reads).head).train()
@@ -204,7 +225,7 @@ def _share(recipe: Recipe, part: float) -> float | None:
     return None if recipe.minutes is None else recipe.minutes * part
 
 
-def _smaller(recipe: Recipe, part: float) -> Recipe:
+def smaller(recipe: Recipe, part: float) -> Recipe:
     """The recipe for a part of the work."""
     steps = None if recipe.steps is None else max(1, round(recipe.steps * part))
     return recipe.model_copy(update={"minutes": _share(recipe, part), "steps": steps})
