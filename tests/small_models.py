@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +47,7 @@ _tokenizer = functools.cache(wordpiece)
 
 def tiny_backbone(seed: int = 0) -> Backbone:
     """The same for the same seed, but only in one process."""
-    return Backbone(tiny(CONFIGS["bert"], seed), _tokenizer(), name="tiny", limit=32)
+    return Backbone(tiny(copy.deepcopy(CONFIGS["bert"]), seed), _tokenizer(), name="tiny", limit=32)
 
 
 def tiny_head(name: str, backbone: Backbone) -> Head:

@@ -14,7 +14,7 @@ from taskheads.errors import ConfigError
 from tests.edits.planted import TASKS, backbone_of, batch_of, edits_of, rows_of
 
 # A prompt takes a place among the tokens, and a prefix a share of the attention, from the first.
-NEVER_NOTHING = {"prompt_tuning", "prefix"}
+NEVER_NOTHING = {"prompt_tuning", "prefix", "ptec", "ept_prompt_fusion"}
 ENCODER, DECODER = "bert", "llama"
 every_method = pytest.mark.parametrize("method", edit_methods())
 both = pytest.mark.parametrize("architecture", [ENCODER, DECODER])

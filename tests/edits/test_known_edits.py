@@ -12,6 +12,7 @@ from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.edit import made
 from taskheads.edits.edited import Edited, frozen
+from taskheads.edits.low_rank import LowRank
 from taskheads.edits.maps import by_name
 from taskheads.errors import ConfigError
 from tests.backbone.models import CONFIGS, tiny
@@ -227,3 +228,29 @@ def test_a_prefix_is_as_the_keys_and_values_of_tokens_before_the_row() -> None:
             edit.values[k].copy_(found[f"layers.{k}.attention.value"])
     expected = torch.cat([row[2:] for row in theirs])
     torch.testing.assert_close(outputs(backbone, edit), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.method("lora")
+def test_gradients_of_many_slices_are_those_of_each_alone() -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(6, 5).double()
+    deltas = [LowRank(6, 5, 2, 0.7).double() for _ in range(3)]
+    for delta in deltas:
+        torch.nn.init.normal_(delta.up)
+    sizes, chosen = [4, 0, 3, 2, 1], [deltas[0], deltas[1], None, deltas[2], deltas[0]]
+    x = torch.randn(sum(sizes), 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(sum(sizes), 5, dtype=torch.float64)
+    inputs = [x, linear.weight, linear.bias, *(p for delta in deltas for p in delta.parameters())]
+
+    def gradients(output: torch.Tensor) -> list:
+        return torch.autograd.grad((output.sin() * weight).sum(), inputs, allow_unused=True)
+
+    # As the model hands it over: a view of what the map gave.
+    together = LowRank.by_slice(chosen, sizes)(x, linear(x[None]).flatten(0, 1))
+    parts = zip(chosen, x.split(sizes), strict=True)
+    alone = torch.cat([linear(mine) if own is None else own(mine, linear(mine)) for own, mine in parts])
+    torch.testing.assert_close(together, alone)
+    for mine, theirs in zip(gradients(together), gradients(alone), strict=True):
+        assert (mine is None) == (theirs is None) or not theirs.any()
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs)

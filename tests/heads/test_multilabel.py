@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from taskheads.heads.multilabel import MultilabelHead
+from taskheads.heads.multilabel import _GRID, MultilabelHead, _counts, _exact
 from tests.heads.planted import MEAN, generator, make_task, normal
 
 LABELS = ["a", "b", "c", "d"]
@@ -35,9 +34,23 @@ def test_thresholds_beat_any_common_one(metric: str) -> None:
     scores, targets = planted()
     made = head(metric)
     tuned = made.tune(made(scores), targets)
-    best = max(value(made, tuned, targets, at) for at in np.arange(0.05, 0.96, 0.025))
-    assert value(made, tuned, targets) >= best - 5e-3
+    best = max(value(made, tuned, targets, at) for at in _GRID)
+    assert value(made, tuned, targets) >= best
     assert value(made, tuned, targets) > value(made, tuned, targets, 0.9)
+
+
+def test_counts_at_all_thresholds_are_those_of_a_loop() -> None:
+    scores, targets = planted(200)
+    probability, truth = scores.sigmoid().numpy(), targets.numpy()
+    probability[:5] = _GRID[[0, 3, 7, 20, -1]][:, None]  # on a threshold is above it
+    hits, chosen, true = _counts(probability, truth)
+    exact = _exact(probability, truth)
+    for at, threshold in enumerate(_GRID):
+        given = probability >= threshold
+        assert hits[:, at].tolist() == (given & truth).sum(0).tolist()
+        assert chosen[:, at].tolist() == given.sum(0).tolist()
+        assert exact[at] == (given == truth).all(1).sum()
+    assert true.tolist() == truth.sum(0).tolist()
 
 
 @torch.no_grad()

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from sklearn.metrics import log_loss
 
-from taskheads.heads.ordinal import OrdinalHead, all_threshold_loss
+from taskheads.heads.ordinal import OrdinalHead, all_threshold_loss, likeliest_cuts
 from taskheads.training.solver import Basis, ridge, solve
 from tests.heads.planted import MEAN, generator, make_task, normal
 
@@ -123,3 +124,30 @@ def test_answers_are_levels_as_the_user_wrote_them() -> None:
     answers = head.answers(head.decide(torch.tensor([[-9.0], [9.0]])), scores=True)
     assert [answer["value"] for answer in answers] == [1, 4]
     assert set(answers[0]["scores"]) == {"1", "2", "3", "4"}
+
+
+@pytest.mark.parametrize("n", [30, 3000])
+def test_cuts_are_those_of_a_general_minimiser(n: int) -> None:
+    scores = 40 + 0.1 * normal(n).double()
+    above = (scores * 30 + torch.rand(n, generator=generator(1)).logit())[:, None] > 1200 + CUTS
+    yes = above.sum(0)
+    wanted = torch.where(above, (yes + 1) / (yes + 2), 1 / (n - yes + 2)).numpy()
+
+    def unlikely(free: np.ndarray) -> float:
+        apart = free[0] * (scores.numpy()[:, None] - 40) - free[1:]
+        return float((np.logaddexp(0, apart) - wanted * apart).sum() / n)
+
+    best = minimize(unlikely, np.zeros(LEVELS), method="BFGS", options={"gtol": 1e-9}).x
+    factor, thresholds = likeliest_cuts(scores, above)
+    np.testing.assert_allclose([factor, *(thresholds - 40 * factor)], best, rtol=1e-3, atol=1e-3)
+
+
+def test_cuts_are_finite_and_keep_the_order_whatever_the_scores() -> None:
+    scores = normal(50)
+    for above in (scores > 0, scores < 0, scores > 99, scores < 99):
+        for given in (scores, 1e6 * scores, torch.ones(50)):
+            factor, thresholds = likeliest_cuts(given, above[:, None])
+            assert 0 < factor < 1e4
+            assert torch.isfinite(thresholds).all()
+    factor, (threshold,) = likeliest_cuts(scores, (scores > 0)[:, None])
+    assert (((factor * scores - threshold) > 0) == (scores > 0)).all()

@@ -249,7 +249,8 @@ def test_the_penalty_found_on_a_part_is_the_same_prior_for_all(
         features = table.features(data)
         solved.clear()
         fitted = fit_head(table.backbone, data, features)
-        *searched, (rows, penalty) = solved
+        first, *searched, (rows, penalty) = solved
+        assert first[0] == rows
         assert {rows for rows, _ in searched} == {searched[0][0]}
         assert searched[0][0] < rows
         chosen = penalty * rows / searched[0][0]
@@ -275,6 +276,27 @@ def test_the_likelihood_is_maximised_where_it_does_better(
     }
     assert by_solver["maximum likelihood"] >= by_solver["least squares"]
     assert fitted.solver == "maximum likelihood"
+
+
+@pytest.mark.parametrize("kind", ["classify", "multilabel", "ordinal", "tag", "crf", "similarity", "pair"])
+def test_the_choice_is_that_of_the_whole_search(
+    table: Table, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    data = DATA[kind][0]()
+    features = table.features(data)
+    short = fit_head(table.backbone, data, features)
+    likeliest = frozen._Trial.maximum_likelihood
+
+    def in_any_case(trial: frozen._Trial, rival: Fitted) -> Fitted:
+        found = likeliest(trial, replace(rival, dev=-1.0))
+        return found if found.utility >= rival.utility else rival
+
+    monkeypatch.setattr(frozen._Trial, "maximum_likelihood", in_any_case)
+    monkeypatch.setattr(frozen, "beside", lambda penalty: frozen.RIDGE_PENALTIES)
+    whole = fit_head(table.backbone, data, features)
+    assert len(whole.tried) > len(short.tried)
+    assert short.head.reads == whole.head.reads
+    assert short.dev == pytest.approx(whole.dev, abs=1e-9)
 
 
 def text_is_first(text: str) -> bool:

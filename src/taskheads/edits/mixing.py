@@ -39,17 +39,36 @@ def mixed(segments: Sequence[Segment]) -> Changes:
 
 
 def _by_slice(changes: Sequence[Callable | None], sizes: Sequence[int]) -> Callable:
-    """The function that applies each change to its slice of the tokens; None leaves a slice as it is."""
+    """The function that applies each change to its slice of the tokens; None leaves a slice as it is.
+
+    Changes of one kind that knows a faster way for all of them (`by_slice`) take that.
+    """
     if len(changes) == 1:
         assert changes[0] is not None
-        return changes[0]
+        return wide(changes[0])
+    kinds = {type(change) for change in changes if change is not None}
+    if len(kinds) == 1 and (faster := getattr(kinds.pop(), "by_slice", None)) is not None:
+        return faster(changes, sizes)
 
     def change(*tensors: torch.Tensor) -> torch.Tensor:
         parts = zip(changes, *(tensor.split(list(sizes)) for tensor in tensors), strict=True)
-        made = [part[-1] if own is None else own(*part) for own, *part in parts if len(part[-1])]
+        made = [part[-1] if own is None else wide(own)(*part) for own, *part in parts if len(part[-1])]
         return torch.cat(made)
 
     return change
+
+
+def wide(change: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The change, computed in single precision where the backbone runs in half of it, and rounded to that
+    again: an edit's parameters stay in single precision, so that small steps of training are not lost."""
+
+    def widened(*tensors: torch.Tensor) -> torch.Tensor:
+        kind = tensors[-1].dtype
+        if kind not in (torch.bfloat16, torch.float16):
+            return change(*tensors)
+        return change(*(tensor.float() for tensor in tensors)).to(kind)
+
+    return widened
 
 
 def _prompts(owns: Sequence[Own], segments: Sequence[Segment]) -> Prompts:

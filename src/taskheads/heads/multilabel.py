@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from taskheads.backbone.reads import Read
 from taskheads.heads.head import Decisions, probabilities
 from taskheads.heads.linear import LinearHead
+from taskheads.heads.ordinal import likeliest_cuts
 from taskheads.tasks.task import Task
 
 # A label with fewer positive rows on dev shares the common threshold: its own would be noise.
 _ENOUGH = 10
-_GRID = np.arange(0.05, 0.96, 0.025)
-_STEP = 4
+_GRID = np.arange(0.05, 0.96, 0.025, dtype=np.float32)
 # Decisions that are enough to fit two numbers to.
 _FOR_TWO = 20_000
 
@@ -26,8 +25,9 @@ _FOR_TWO = 20_000
 class MultilabelHead(LinearHead):
     """Binary logistic regression for each label; a row has the labels whose probability reaches a threshold.
 
-    Thresholds: one for all labels that maximises the task's metric on dev, then, label by label where dev
-    has at least ten positives, the one that maximises the label's F1.
+    Thresholds, on dev: one for all labels, the best by the task's metric of those that maximise micro F1,
+    macro F1 and the rows that are right as a whole; then, label by label where dev has at least ten
+    positives, the one that maximises the label's F1, if the task's metric is none the worse for it.
     """
 
     kind = "multilabel"
@@ -75,17 +75,38 @@ class MultilabelHead(LinearHead):
         def utility(thresholds: Any) -> float:
             return self.metric.utility(self.metric.compute(truth, probability >= thresholds, probability))
 
-        # In big steps, then in small ones around the best.
-        coarse = max(_GRID[::_STEP], key=utility)
-        common = max(_GRID[np.abs(_GRID - coarse) < _GRID[_STEP] - _GRID[0]], key=utility)
-        thresholds = np.full(self.outputs, common)
-        for label in np.flatnonzero(truth.sum(0) >= _ENOUGH):
-            chosen = probability[:, label, None] >= _GRID
-            hits = chosen[truth[:, label]].sum(0)
-            thresholds[label] = _GRID[int(np.argmax(hits / (chosen.sum(0) + truth[:, label].sum())))]
-        if utility(thresholds) < utility(common):
-            thresholds[:] = common
-        return thresholds.astype(np.float32)
+        hits, chosen, true = _counts(probability, truth)
+        own = 2 * hits / (chosen + true[:, None]).clip(1)
+        whole = np.argmax(
+            [
+                2 * hits.sum(0) / (chosen.sum(0) + true.sum()).clip(1),  # micro F1
+                own.sum(0) / ((chosen > 0) | (true > 0)[:, None]).sum(0).clip(1),  # macro F1
+                _exact(probability, truth),
+            ],
+            axis=1,
+        )
+        common = max(_GRID[whole], key=utility)
+        thresholds = np.where(true >= _ENOUGH, _GRID[own.argmax(1)], common)
+        return thresholds if utility(thresholds) >= utility(common) else np.full_like(thresholds, common)
+
+
+def _counts(probability: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each label, the rows that are rightly given it and those that are given it at all, at each threshold
+    of the grid, [C, G]; and those that have it, [C]."""
+    labels, cells = truth.shape[1], len(_GRID) + 1
+    # Thresholds reached, as one number together with the label.
+    place = np.searchsorted(_GRID, probability, side="right") + cells * np.arange(labels)
+    reached = [np.bincount(each.ravel(), minlength=labels * cells) for each in (place[truth], place)]
+    hits, chosen = (each.reshape(labels, cells)[:, ::-1].cumsum(1)[:, -2::-1] for each in reached)
+    return hits, chosen, truth.sum(0)
+
+
+def _exact(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The number of rows with exactly the right labels at each threshold of the grid, [G]: it must lie above
+    the probabilities of all labels that the row does not have, and not above any other."""
+    wrong = np.where(truth, -1.0, probability).max(1)
+    right = np.where(truth, probability, 2.0).min(1)
+    return ((wrong[:, None] < _GRID) & (right[:, None] >= _GRID)).sum(0)
 
 
 def _platt(scores: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
@@ -93,15 +114,5 @@ def _platt(scores: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
     if not len(targets):
         return 1.0, 0.0
     some = slice(None, None, max(1, scores.numel() // _FOR_TWO))
-    plain, truth = scores[some].detach().double(), targets[some].double()
-
-    def unlikely(parameters: np.ndarray) -> tuple[float, list[float]]:
-        shifted = parameters[0] * plain + parameters[1]
-        miss = shifted.sigmoid() - truth
-        gradient = [float((miss * plain).mean()), float(miss.mean())]
-        return float(binary_cross_entropy_with_logits(shifted, truth)), gradient
-
-    # A factor of zero or below would lose or turn round the order of the labels.
-    bounds = [(1e-3, 1e3), (-1e3, 1e3)]
-    best = minimize(unlikely, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds).x
-    return float(best[0]), float(best[1])
+    factor, threshold = likeliest_cuts(scores[some].reshape(-1), targets[some].reshape(-1, 1))
+    return factor, -float(threshold)

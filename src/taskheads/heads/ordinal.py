@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.special import expit
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from taskheads.backbone.reads import Read
 from taskheads.heads.head import Decisions, probabilities
 from taskheads.heads.linear import LinearHead
 from taskheads.methods import method
 from taskheads.tasks.task import Task
+
+_LEAST_FACTOR = 1e-3
+_NEWTON_STEPS = 50
 
 
 @method(
@@ -64,25 +64,11 @@ class OrdinalHead(LinearHead):
         """Fit the scale of the score and the thresholds; only the direction of the weight is kept."""
         if not len(targets):
             return scores
-        plain, n = scores.double().numpy(), len(scores)
-        above = targets[:, None].numpy() > np.arange(self.levels - 1)
-
-        def unlikely(free: np.ndarray) -> tuple[float, np.ndarray]:
-            """The all-threshold loss, and its gradient."""
-            apart = free[0] * plain - free[1:]
-            miss = (expit(apart) - above) / n
-            # The small term keeps thresholds finite beside which there is no row.
-            loss = (np.logaddexp(0, apart) - above * apart).sum() / n + 1e-4 * np.square(free).sum()
-            gradient = np.concatenate([[(miss * plain).sum()], -miss.sum(0)])
-            return float(loss), gradient + 2e-4 * free
-
-        start = np.concatenate([[1.0], self.thresholds.detach().double().numpy()])
-        # A scale below zero would turn the order round.
-        bounds = [(0.0, None), *[(None, None)] * (self.levels - 1)]
-        best = minimize(unlikely, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-        self.rescale(float(best[0]))
-        self.put(self.weight, self.bias, [torch.from_numpy(np.sort(best[1:]))])
-        return scores * float(best[0])
+        above = targets[:, None] > torch.arange(self.levels - 1)
+        factor, thresholds = likeliest_cuts(scores[:, 0], above)
+        self.rescale(factor)
+        self.put(self.weight, self.bias, [thresholds.sort().values])
+        return factor * scores
 
     def decide(self, scores: torch.Tensor, lengths: Any = None) -> Decisions:
         above = (scores - self.thresholds.detach()).sigmoid()
@@ -103,3 +89,43 @@ def all_threshold_loss(scores: torch.Tensor, targets: torch.Tensor, thresholds: 
     """Mean over rows of the summed logistic losses of "is the level above k"; scores [n, 1]."""
     above = targets[:, None] > torch.arange(len(thresholds), device=targets.device)
     return binary_cross_entropy_with_logits(scores - thresholds, above.to(scores.dtype)) * len(thresholds)
+
+
+def likeliest_cuts(scores: torch.Tensor, above: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """The positive factor and the thresholds [m] under which P(above) = sigmoid(factor * score - threshold)
+    makes bools `above` [n, m] likeliest, given scores [n]; with m = 1 this is Platt scaling. In float64.
+
+    Targets are drawn in as in Platt 1999 (Probabilistic outputs for support vector machines), which keeps
+    both finite; the minimum is found by Newton steps, halved until they lower the loss (Lin, Lin and Weng
+    2007, A note on Platt's probabilistic outputs, Machine Learning 68).
+    """
+    n, scores = len(scores), scores.double()
+    mean, spread = scores.mean(), scores.std(correction=0) + 1e-12
+    x = ((scores - mean) / spread)[:, None]
+    yes = above.sum(0)
+    wanted = torch.where(above, (yes + 1) / (yes + 2), 1 / (n - yes + 2)).double()
+    # The best thresholds beside a factor of zero: the log odds of their shares.
+    level = -wanted.mean(0).logit()
+    free = torch.cat([x.new_zeros(1), level])
+
+    def unlikely(free: torch.Tensor) -> tuple[float, torch.Tensor]:
+        apart = free[0] * x - free[1:]
+        return float((softplus(apart) - wanted * apart).sum()) / n, apart.sigmoid()
+
+    loss, said = unlikely(free)
+    for _ in range(_NEWTON_STEPS):
+        miss, weight = (said - wanted) / n, said * (1 - said) / n
+        gradient = torch.cat([(miss * x).sum()[None], -miss.sum(0)])
+        curvature = torch.cat([(weight * x * x).sum()[None], weight.sum(0)]).add_(1e-12).diag()
+        curvature[0, 1:] = curvature[1:, 0] = -(weight * x).sum(0)
+        step = torch.linalg.solve(curvature, gradient)
+        while (tried := unlikely(free - step))[0] > loss and step.abs().max() > 1e-9:
+            step = step / 2
+        free, less = free - step, loss - tried[0]
+        loss, said = tried
+        if less < 1e-9:
+            break
+    factor = float(free[0] / spread)
+    if factor < _LEAST_FACTOR:  # zero or below would lose or turn round the order
+        return _LEAST_FACTOR, level + _LEAST_FACTOR * mean
+    return factor, free[1:] + factor * mean

@@ -93,7 +93,8 @@ def load(folder: str | Path) -> Parts:
     except OSError as error:
         raise ModelError(f"the model in {folder} cannot be read: {_reason(error)}") from error
     about = manifest["backbone"]
-    backbone = Backbone.load(folder / about["folder"], limit=about["limit"])
+    precision = about.get("precision", "float32")
+    backbone = Backbone.load(folder / about["folder"], limit=about["limit"], precision=precision)
     backbone.name = about["name"]
     heads = {}
     for name, facts in manifest["tasks"].items():
@@ -172,6 +173,7 @@ def _write(folder: Path, parts: Parts) -> None:
                 "folder": where,
                 "fingerprint": backbone.fingerprint,
                 "limit": backbone.limit,
+                "precision": backbone.precision,
             },
             "tasks": tasks,
             "branches": branches,

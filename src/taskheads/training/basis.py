@@ -18,7 +18,7 @@ class Equalised(Basis):
     """
 
     def __init__(self, features: torch.Tensor, blocks: int) -> None:
-        squares = (features - features.mean(0)).square_().mean(0).view(blocks, -1).mean(1)
+        squares = features.var(0, correction=0).view(blocks, -1).mean(1)
         self.scale = squares.clamp_min(1e-12).rsqrt().repeat_interleave(features.shape[1] // blocks)
         super().__init__(features * self.scale)
 

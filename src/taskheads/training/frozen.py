@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from taskheads.training.candidates import candidates_for
 from taskheads.training.held_out import with_dev
 from taskheads.training.solver import Basis, Leading, Solution, ridge, solve
 
+# Every second one is tried on the first reads, on the next those beside the best so far.
 RIDGE_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 # Of a head on its `plain` features alone: next to none.
@@ -31,6 +32,11 @@ SHRINKAGES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
 # Principal axes that a head without a closed form is solved in. On the data sets of `benchmarks/quality.py`
 # scores do not rise beyond this number.
 AXES = 512
+# Steps from zero after which a solution of largest likelihood is nearly as good as it will be. The curvature
+# p (1 - p) is about a tenth of that of squares, and so is the penalty that shrinks as much; below `LEAST` it
+# is the steps that end too soon.
+FEW_STEPS = 8
+LIGHTER, LEAST = 0.1, 1e-3
 # Multiplications of one pass over the rows up to which the penalty is searched on all of them; above, on as
 # many rows as that allows. A head with few outputs takes as long as one with `THIN`: reading the rows does.
 SEARCHED = 4 * 10**7
@@ -39,6 +45,9 @@ THIN = 16
 FEWEST, ROWS_AN_OUTPUT = 500, 8
 # How far the search goes towards the minimum, as `tolerance` of `solve`.
 ROUGHLY = 5e-4
+
+# Rows in principal axes, their targets, and the lengths of what they are the words of.
+Rows = tuple[Leading, torch.Tensor, list[int] | None]
 
 
 @dataclass
@@ -117,70 +126,94 @@ def _fit_linear(
     best: Fitted | None = None
     answers: _Answers | None = None
     tried: list[dict[str, Any]] = []
+    penalties: Sequence[float] = RIDGE_PENALTIES[1::2]
     for reads in candidates:
         head = kind(data.task, reads, backbone.width)
         answers = answers or _Answers(data, head)
-        trial = _Trial(head, data, answers, features)
-        for fitted in trial.least_squares(tried):
+        trial = _Trial(head, data, answers, features, tried)
+        for fitted in [*trial.least_squares(penalties), *trial.plain()]:
             if best is None or fitted.utility > best.utility:
                 best, best_trial = fitted, trial
+            penalties = beside(best.penalty)
     assert best is not None
+    best = max([best, *best_trial.least_squares(penalties)], key=lambda fitted: fitted.utility)
     if best_trial.head.curvature is not None:
-        fitted = best_trial.maximum_likelihood(tried)
-        if fitted.utility >= best.utility:
-            best = fitted
+        best = best_trial.maximum_likelihood(best)
     best_trial.finish(best)
     best.tried = tried
     return best
 
 
+def beside(penalty: float) -> list[float]:
+    """The penalties of least squares that are this one or next to it."""
+    return [each for each in RIDGE_PENALTIES if 0.2 < each / penalty < 5]
+
+
 class _Trial:
     """One candidate of reads for one task: the basis of its features, and the solutions in it."""
 
-    def __init__(self, head: LinearHead, data: TaskData, answers: _Answers, features: FrozenFeatures) -> None:
-        self.head, self.answers = head, answers
+    def __init__(
+        self, head: LinearHead, data: TaskData, answers: _Answers, features: FrozenFeatures, tried: list[dict]
+    ) -> None:
+        self.head, self.answers, self.tried = head, answers, tried
         self.basis, self.lengths = basis_of(features, head, data.splits["train"])
         self.dev, self.dev_lengths = features.of(head, data.splits["dev"])
+        self._solved: set[float] = set()
 
-    def least_squares(self, tried: list[dict[str, Any]]) -> Iterator[Fitted]:
-        numbers = self.head.as_numbers(self.answers.train)
-        solutions = ridge(self.basis, numbers, RIDGE_PENALTIES)
+    def least_squares(self, penalties: Sequence[float]) -> list[Fitted]:
+        """The closed forms for those of the penalties that were not solved for before."""
+        penalties = [penalty for penalty in penalties if penalty not in self._solved]
+        self._solved.update(penalties)
+        if not penalties:
+            return []
+        solutions = ridge(self.basis, self.head.as_numbers(self.answers.train), penalties)
         # One product for all penalties: with few outputs, reading the features is what takes time.
         weights = torch.cat([solution.weight for solution in solutions], dim=1) * self.basis.scale[:, None]
         scores = (self.dev @ weights).split(self.head.outputs, dim=1)
-        for solution, unbiased in zip(solutions, scores, strict=True):
-            yield self._judge(solution, "least squares", tried, unbiased + solution.bias)
-        if self.head.plain:
-            few = Basis(self.basis.centred[:, self.head.plain])
-            (solution,) = ridge(few, numbers, [PLAIN_PENALTY])
-            weight = torch.zeros(self.head.features, self.head.outputs)
-            weight[self.head.plain] = solution.weight
-            bias = solution.bias - self.basis.mean @ weight
-            yield self._judge(Solution(weight, bias, PLAIN_PENALTY), "plain", tried)
+        return [
+            self._told(self._judge(solution, "least squares", unbiased + solution.bias))
+            for solution, unbiased in zip(solutions, scores, strict=True)
+        ]
 
-    def maximum_likelihood(self, tried: list[dict[str, Any]]) -> Fitted:
-        """The solution whose penalty does best on dev, searched for on as many rows as is cheap."""
+    def plain(self) -> list[Fitted]:
+        """Least squares on the head's `plain` features alone, if it has any."""
+        if not self.head.plain:
+            return []
+        few = Basis(self.basis.centred[:, self.head.plain])
+        (solution,) = ridge(few, self.head.as_numbers(self.answers.train), [PLAIN_PENALTY])
+        weight = torch.zeros(self.head.features, self.head.outputs)
+        weight[self.head.plain] = solution.weight
+        bias = solution.bias - self.basis.mean @ weight
+        return [self._told(self._judge(Solution(weight, bias, PLAIN_PENALTY), "plain"))]
+
+    def maximum_likelihood(self, rival: Fitted) -> Fitted:
+        """The solution whose penalty does best on dev, or `rival`, the best of least squares, if better.
+
+        A few steps at a middling penalty show how good it will be: only where they come up to the rival is
+        the penalty searched for, on as many rows as is cheap.
+        """
         leading = self.basis.leading(AXES)
-        whole = some = (leading, self.answers.train, self.lengths)
+        whole: Rows = (leading, self.answers.train, self.lengths)
+        first = self._solve(whole, max(LIGHTER * rival.penalty, LEAST), None, max_steps=FEW_STEPS)
+        if self._judge(first, "first steps").utility < rival.utility:
+            return rival
         part = SEARCHED / max(1, leading.rows.numel() * max(self.head.outputs, THIN))
-        if part < 1:
-            some = self._sample(leading, part)
+        some = self._sample(whole, part) if part < 1 else whole
         best: tuple[float, Solution] | None = None
         solution: Solution | None = None
         worse = 0
         for penalty in PENALTIES:
-            solution = self._solve(*some, penalty, solution, tolerance=ROUGHLY)
-            utility = self._judge(solution, "search", []).utility
-            better = best is None or utility > best[0]
-            worse = 0 if better else worse + 1
-            if best is None or better:
-                best = utility, solution
-            if worse == 2:
+            solution = self._solve(some, penalty, solution, tolerance=ROUGHLY)
+            utility = self._judge(solution, "search").utility
+            if best is None or utility > best[0]:
+                best, worse = (utility, solution), 0
+            elif (worse := worse + 1) == 2:
                 break
         assert best is not None
         # The data's weight grows with the rows, the penalty's does not: the same prior is a smaller share.
         penalty = best[1].penalty * len(some[0].rows) / len(leading.rows)
-        return self._judge(self._solve(*whole, penalty, best[1]), "maximum likelihood", tried)
+        fitted = self._told(self._judge(self._solve(whole, penalty, best[1]), "maximum likelihood"))
+        return fitted if fitted.utility >= rival.utility else rival
 
     def finish(self, fitted: Fitted) -> None:
         """Take what is left to take from train and dev into the chosen head."""
@@ -190,35 +223,23 @@ class _Trial:
         fitted.factor = head.calibrate(head(self.dev), self.answers.dev, self.dev_lengths)
         fitted.dev = self._on_dev(head, head(self.dev))
 
-    def _judge(
-        self,
-        solution: Solution,
-        solver: str,
-        tried: list[dict[str, Any]],
-        scores: torch.Tensor | None = None,
-    ) -> Fitted:
+    def _judge(self, solution: Solution, solver: str, scores: torch.Tensor | None = None) -> Fitted:
         """The head with this solution (which gives dev these scores), judged on dev after its decisions are
         tuned there."""
         head = type(self.head)(self.head.task, self.head.reads, self.head.width)
         head.put(solution.weight * self.basis.scale[:, None], solution.bias, solution.extra)
         scores = head.tune(head(self.dev) if scores is None else scores, self.answers.dev)
-        fitted = Fitted(head, solver, solution.penalty, self._on_dev(head, scores))
-        tried.append(fitted.summary)
+        return Fitted(head, solver, solution.penalty, self._on_dev(head, scores))
+
+    def _told(self, fitted: Fitted) -> Fitted:
+        self.tried.append(fitted.summary)
         return fitted
 
     def _on_dev(self, head: Head, scores: torch.Tensor) -> float:
         return metric_value(head, self.answers.truth, head.decide(scores, self.dev_lengths))
 
-    def _solve(
-        self,
-        leading: Leading,
-        targets: torch.Tensor,
-        lengths: list[int] | None,
-        penalty: float,
-        start: Solution | None,
-        **how: float,
-    ) -> Solution:
-        head = self.head
+    def _solve(self, rows: Rows, penalty: float, start: Solution | None, **how: float) -> Solution:
+        (leading, targets, lengths), head = rows, self.head
         assert head.curvature is not None
         with torch.enable_grad():
             return solve(
@@ -233,9 +254,9 @@ class _Trial:
                 **how,  # type: ignore[arg-type]
             )
 
-    def _sample(self, leading: Leading, part: float) -> tuple[Leading, torch.Tensor, list[int] | None]:
-        """Evenly spaced rows, about `part` of all, with their targets and lengths."""
-        targets, lengths = self.answers.train, self.lengths
+    def _sample(self, whole: Rows, part: float) -> Rows:
+        """Evenly spaced rows, about `part` of all."""
+        leading, targets, lengths = whole
         n = len(targets) if lengths is None else len(lengths)
         count = max(int(n * part), min(n, max(FEWEST, ROWS_AN_OUTPUT * self.head.outputs)))
         rows = np.unique(np.linspace(0, n - 1, count).astype(int))

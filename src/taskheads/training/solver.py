@@ -37,7 +37,9 @@ class Basis:
             rows = self.centred.double()
             variances, axes = torch.linalg.eigh(rows @ rows.T / n)
         else:
-            variances, axes = torch.linalg.eigh(self.centred.T @ self.centred / n)
+            # NumPy computes one half of a product that it sees to be symmetric; torch computes both.
+            columns = self.centred.numpy()
+            variances, axes = torch.linalg.eigh(torch.from_numpy(columns.T @ columns).div_(n))
         kept = variances > 1e-6 * variances[-1].clamp_min(1e-30)
         variances, axes = variances[kept].flip(0), axes[:, kept].flip(1)
         if n < d:

@@ -1,0 +1,94 @@
+"""Edits on backbones whose weights have fewer bits."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+import taskheads as th
+from taskheads.backbone.backbone import Backbone
+from taskheads.backbone.precision import restored
+from taskheads.backbone.ragged import RaggedBatch
+from taskheads.edits.edit import edit_methods, made
+from taskheads.edits.edited import Edited, frozen
+from taskheads.errors import BackboneError
+from tests.backbone.models import CONFIGS, tiny
+from tests.edits.planted import batch_of, edits_of, rows_of, stirred
+from tests.small_models import tiny_backbone
+from tests.training.joint.test_editing import answers, suite
+
+LOW = pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+
+
+def low_backbone(precision: str, architecture: str = "bert") -> Backbone:
+    return Backbone(tiny(copy.deepcopy(CONFIGS[architecture])), precision=precision)
+
+
+@LOW
+@pytest.mark.parametrize("architecture", ["bert", "llama", "modernbert"])
+@torch.inference_mode()
+def test_a_lowered_backbone_is_close_to_the_whole(precision: str, architecture: str) -> None:
+    batch = RaggedBatch(rows_of()["first"])
+    whole = Backbone(tiny(copy.deepcopy(CONFIGS[architecture]))).run(batch)["output"]
+    low = low_backbone(precision, architecture)
+    assert low.ragged
+    found = low.run(batch)["output"].float()
+    assert torch.nn.functional.cosine_similarity(found, whole).min() > 0.99
+    assert not torch.equal(found, whole)
+
+
+@LOW
+@pytest.mark.parametrize("method", edit_methods())
+def test_every_edit_learns_on_it(precision: str, method: str) -> None:
+    backbone = low_backbone(precision)
+    edits = edits_of(backbone, method)
+    with frozen(backbone):
+        output = Edited(backbone, edits).run(batch_of(rows_of()))["output"]
+        output.float().square().sum().backward()
+    parameters = [each for edit in edits.values() for each in edit.parameters()]
+    assert all(each.dtype == torch.float32 for each in parameters)
+    reached = [each.grad for each in parameters if each.grad is not None]
+    assert reached
+    assert all(each.isfinite().all() for each in reached)
+    assert any(each.any() for each in reached)
+
+
+@LOW
+def test_gradients_are_those_on_the_weights_as_they_stand(precision: str) -> None:
+    """Against a float32 backbone whose weights are the lowered ones."""
+    low, batch = low_backbone(precision), RaggedBatch(rows_of()["first"])
+    plain = tiny(copy.deepcopy(CONFIGS["bert"]))
+    plain.load_state_dict({name: each.float() for name, each in restored(low.model).items()})
+    found = []
+    for backbone in (low, Backbone(plain)):
+        torch.manual_seed(0)
+        edit = stirred(made("lora", backbone, ["first"]))
+        weights = torch.randn(len(batch.ids), backbone.width)
+        with frozen(backbone):
+            output = Edited(backbone, {"first": edit}, "first").run(batch)["output"].float()
+            (output * weights).sum().backward()
+        found.append(torch.cat([each.grad.flatten() for each in edit.parameters()]))
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > (0.999 if precision == "int8" else 0.98)
+
+
+@LOW
+def test_a_model_on_it_is_saved_and_answers_again(precision: str, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    low = Backbone(backbone.model, backbone.tokens.tokenizer, name="tiny", precision=precision)
+    model = th.fit(suite("topic", "size"), backbone=low, tune="frozen")
+    model.edits["size"] = stirred(made("lora", low, ["size"])).eval()
+    model.save(tmp_path / "m")
+    again = th.load(tmp_path / "m")
+    assert again.backbone.precision == precision
+    assert again.backbone.fingerprint == th.load(tmp_path / "m").backbone.fingerprint
+    assert answers(again) == answers(model)
+
+
+def test_what_cannot_be_lowered_is_refused() -> None:
+    with pytest.raises(BackboneError, match="int4"):
+        low_backbone("int4")
+    with pytest.raises(BackboneError, match="no linear maps"):
+        low_backbone("int8", "gpt2")
