@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from taskheads.edits.dept import DecoupledPromptTuning
+from taskheads.edits.prompts.dept import DecoupledPromptTuning
 from taskheads.errors import ConfigError
 
 pytestmark = pytest.mark.method("dept_decoupled_prompt_tuning")

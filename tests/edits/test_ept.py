@@ -11,7 +11,7 @@ from taskheads.backbone.generating import generate, language_model
 from taskheads.backbone.ragged import Encoded, RaggedBatch
 from taskheads.edits.edit import made
 from taskheads.edits.edited import Edited, frozen
-from taskheads.edits.ept import PromptFusion
+from taskheads.edits.prompts.ept import PromptFusion
 from taskheads.errors import ConfigError
 from tests.backbone.test_generating import decoder
 from tests.backbone.test_sites import rows

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
 import torch
 
+from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.ragged import RaggedBatch
+from taskheads.backbone.running import ImageBatch
 from taskheads.edits.edit import edit_methods, made
 from taskheads.edits.edited import Edited
 from taskheads.errors import ConfigError
+from tests.backbone.models import VIT, tiny
 from tests.edits.planted import TASKS, backbone_of, batch_of, edits_of, rows_of
 
 # A prompt takes a place among the tokens, and a prefix a share of the attention, from the first.
@@ -104,6 +108,20 @@ def test_saved_and_made_again_it_is_the_same(method: str) -> None:
         Edited(backbone, {"first": each}, "first").run(batch)["output"] for each in (edits["first"], again)
     )
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("method", ["lora", "houlsby", "lofit", "dvpt"])
+def test_images_are_rows_too(method: str) -> None:
+    model = tiny(copy.deepcopy(VIT))
+    backbone = Backbone(model)
+    edits = edits_of(backbone, method)
+    pixels = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    parts = (("first", 1), ("second", 2), ("unedited", 1))
+    together = Edited(backbone, edits).run(ImageBatch(pixels, parts))["output"]
+    sizes = [count * len(together) // 4 for _, count in parts]
+    for (task, _), found, mine in zip(parts, together.split(sizes), pixels.split([1, 2, 1]), strict=True):
+        alone = Edited(backbone, edits).of(task).run(ImageBatch(mine))["output"]
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_an_exception_leaves_nothing_behind() -> None:

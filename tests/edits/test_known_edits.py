@@ -12,7 +12,7 @@ from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.edit import made
 from taskheads.edits.edited import Edited, frozen
-from taskheads.edits.low_rank import LowRank
+from taskheads.edits.low_rank.delta import LowRank
 from taskheads.edits.maps import by_name
 from taskheads.errors import ConfigError
 from tests.backbone.models import CONFIGS, tiny

@@ -10,7 +10,7 @@ import torch
 
 import taskheads as th
 from taskheads.backbone.backbone import Backbone
-from taskheads.backbone.precision import restored
+from taskheads.backbone.precision import as_floats
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.edit import edit_methods, made
 from taskheads.edits.edited import Edited, frozen
@@ -61,7 +61,7 @@ def test_gradients_are_those_on_the_weights_as_they_stand(precision: str) -> Non
     """Against a float32 backbone whose weights are the lowered ones."""
     low, batch = low_backbone(precision), RaggedBatch(rows_of()["first"])
     plain = tiny(copy.deepcopy(CONFIGS["bert"]))
-    plain.load_state_dict({name: each.float() for name, each in restored(low.model).items()})
+    plain.load_state_dict({name: each.float() for name, each in as_floats(low.model).items()})
     found = []
     for backbone in (low, Backbone(plain)):
         torch.manual_seed(0)

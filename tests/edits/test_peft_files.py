@@ -18,8 +18,8 @@ from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.edit import Edit, made
 from taskheads.edits.edited import Edited
-from taskheads.edits.peft_files import CONFIG, WEIGHTS, read_adapter
-from taskheads.edits.peft_writing import write_adapter
+from taskheads.edits.files.peft_reading import CONFIG, WEIGHTS, read_adapter
+from taskheads.edits.files.peft_writing import write_adapter
 from taskheads.errors import ConfigError
 from tests.backbone.models import CONFIGS, tiny
 from tests.backbone.test_sites import rows

@@ -16,8 +16,8 @@ from taskheads.backbone.ragged import RaggedBatch
 from taskheads.backbone.reads import pool
 from taskheads.edits.edit import Edit, made
 from taskheads.edits.edited import Edited, frozen
-from taskheads.edits.label_trie import LabelTrie
-from taskheads.edits.ptec import Ptec, text_loss
+from taskheads.edits.prompts.label_trie import LabelTrie
+from taskheads.edits.prompts.ptec import Ptec, text_loss
 from taskheads.errors import ConfigError
 from taskheads.heads.multilabel import MultilabelHead
 from taskheads.tasks.labels import encode

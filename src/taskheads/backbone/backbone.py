@@ -19,7 +19,7 @@ from torch import nn
 
 from taskheads.backbone.attention import NAME, Attention, attending
 from taskheads.backbone.changes import Change, Changes
-from taskheads.backbone.precision import Precision, kept_parts, lowered, parts_of, put_parts, restored
+from taskheads.backbone.precision import Precision, as_floats, integers_of, lowered, put_integers
 from taskheads.backbone.ragged import Encoded, RaggedBatch, in_batches
 from taskheads.backbone.reads import Read
 from taskheads.backbone.running import Batch, ImageBatch, Pass, first_position
@@ -111,16 +111,16 @@ class Backbone:
             )
         backbone = cls(model, tokenizer, name=str(name), limit=limit, precision=precision)
         if precision == "int8" and (parts := Path(source) / _PARTS).is_file():
-            put_parts(backbone.model, load_file(parts))
+            put_integers(backbone.model, load_file(parts))
         return backbone
 
     def save(self, folder: str | Path) -> None:
         """Write weights, configuration and tokenizer as Hugging Face does; `load(folder)` reads them."""
         with _quiet():
-            self.model.save_pretrained(folder, state_dict=restored(self.model))
+            self.model.save_pretrained(folder, state_dict=as_floats(self.model))
         if self.tokens is not None:
             self.tokens.tokenizer.save_pretrained(folder)
-        if parts := kept_parts(self.model):
+        if parts := integers_of(self.model):
             save_file(parts, Path(folder) / _PARTS)
 
     @property
@@ -186,6 +186,10 @@ class Backbone:
         """What may learn when the backbone is trained, by name."""
         return self.model.named_parameters()
 
+    def named_state(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What training changes beside what learns, by name: a run that goes on needs it."""
+        return iter(())
+
     def train(self, mode: bool = True) -> None:
         """Into the mode for training, with dropout, or out of it."""
         self.model.train(mode)
@@ -197,9 +201,7 @@ class Backbone:
         Kept until a weight is written to (what torch counts as a write: not through `.data`).
         """
         weights = sorted(self.model.state_dict().items())
-        versions = tuple(
-            (part.data_ptr(), part._version) for _, tensor in weights for part in parts_of(tensor)
-        )
+        versions = tuple((tensor.data_ptr(), tensor._version) for _, tensor in weights)
         if self._fingerprint is None or self._fingerprint[0] != versions:
             self._fingerprint = versions, self._digest(weights)
         return self._fingerprint[1]
@@ -212,8 +214,7 @@ class Backbone:
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for key, tensor in weights:
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            for part in parts_of(tensor):
-                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         if self.tokens is not None:
             digest.update(self.tokens.state.encode())
         return digest.hexdigest()

@@ -144,4 +144,4 @@ def made(
             raise ConfigError(f"{method} has no option {name!r}{did_you_mean(name, accepted)}")
     edit = kind(backbone, tasks, **options)  # type: ignore[call-arg,arg-type]
     edit.options = options
-    return edit.to(backbone.device)
+    return edit.to(backbone.device).eval()

@@ -118,13 +118,20 @@ class Edited(Backbone):
             for name, parameter in edit.named_parameters():
                 yield f"{task}.{name}", parameter
 
+    def named_state(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for number, edit in enumerate(dict.fromkeys(self.edits.values())):
+            learning = dict(edit.named_parameters())
+            for name, tensor in edit.state_dict().items():
+                if name not in learning:
+                    yield f"{number}.{name}", tensor
+
     def train(self, mode: bool = True) -> None:
         self.trunk.train(mode)
         for edit in self.edits.values():
             edit.train(mode)
 
     def _segments(self, batch: Batch, tasks: Sequence[tuple[str, int]]) -> list[Segment]:
-        lengths = [self.patches] * len(batch) if isinstance(batch, ImageBatch) else batch.lengths
+        lengths = [self.trunk.patches] * len(batch) if isinstance(batch, ImageBatch) else batch.lengths
         segments, start = [], 0
         for task, count in tasks:
             some = lengths[start : start + count]

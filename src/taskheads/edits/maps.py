@@ -9,7 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from taskheads.backbone.backbone import Backbone
-from taskheads.backbone.precision import plain
+from taskheads.edits.layers import chosen_layers
 from taskheads.errors import ConfigError
 
 Targets = str | Sequence[str]
@@ -26,11 +26,8 @@ def targeted(backbone: Backbone, targets: Targets, layers: Sequence[int] | None 
 
     Raises ConfigError where nothing is called so, naming what there is.
     """
-    chosen = range(backbone.n_layers) if layers is None else layers
-    if bad := [layer for layer in chosen if not 0 <= layer < backbone.n_layers]:
-        raise ConfigError(f"this backbone has no layer {bad[0]}; its layers are 0 to {backbone.n_layers - 1}")
     found: dict[str, None] = {}
-    for layer in chosen:
+    for layer in chosen_layers(backbone, layers):
         maps = backbone.layout.maps[layer]
         groups = {
             "attention": maps.attention,
@@ -59,7 +56,7 @@ def widths(backbone: Backbone, name: str) -> tuple[int, int]:
 def weight_of(backbone: Backbone, name: str) -> torch.Tensor:
     """The weight of a linear map as [out, in]."""
     module = backbone.model.get_submodule(name)
-    return module.weight.T if isinstance(module, Conv1D) else plain(module.weight)
+    return module.weight.T if isinstance(module, Conv1D) else module.weight
 
 
 def bias_name(backbone: Backbone, name: str) -> str:
@@ -78,6 +75,12 @@ def as_stored(backbone: Backbone, name: str, weight: torch.Tensor) -> torch.Tens
 def key(name: str) -> str:
     """A name that a parameter may have: without dots."""
     return name.replace(".", "/")
+
+
+def task_key(task: str) -> str:
+    """The name under which a ModuleDict or a ParameterDict may keep what is a task's: those take no name that
+    their own methods have, such as "type"."""
+    return key(f"task.{task}")
 
 
 def by_name(kept: Any) -> dict[str, Any]:

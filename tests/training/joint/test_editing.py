@@ -110,20 +110,31 @@ def test_auto_takes_an_edit_that_a_task_asks_for_as_one_more_candidate() -> None
     assert "lora" not in model.card["tasks"]["size"]["tried"]
 
 
-def test_a_fit_that_is_stopped_goes_on_with_resume(tmp_path: Path) -> None:
-    backbone, seen = tiny_backbone(), []
+@pytest.mark.parametrize(
+    ("method", "stopped_in", "step"),
+    [
+        ("lora", "lora", 20),
+        ("lofit", "lofit, then", 5),
+        ("icm_lora", "icm_lora", 7),
+        ("icm_lora", "icm_lora, then", 1),
+    ],
+)
+def test_a_fit_that_is_stopped_goes_on_with_resume(
+    method: str, stopped_in: str, step: int, tmp_path: Path
+) -> None:
+    backbone, names = tiny_backbone(), ("size", "names")
 
     def stop(stage: str, course: Any) -> None:
-        seen.append(stage)
-        if course.step == 20:
+        if (stage, course.step) == (stopped_in, step):
             raise KeyboardInterrupt
 
-    whole = fit(suite(), "lora", backbone=backbone)
+    whole = fit(suite(*names), method, backbone=backbone)
     with pytest.raises(TrainingError, match="--resume"):
-        fit(suite(), "lora", backbone=backbone, out=tmp_path / "m", watch=stop)
-    resumed = fit(suite(), "lora", backbone=backbone, out=tmp_path / "m", resume=True)
+        fit(suite(*names), method, backbone=backbone, out=tmp_path / "m", watch=stop)
+    resumed = fit(suite(*names), method, backbone=backbone, out=tmp_path / "m", resume=True)
     assert answers(resumed) == answers(whole)
-    assert set(seen) == {"lora"}
+    for name in names:
+        assert resumed.card["tasks"][name]["tried"] == whole.card["tasks"][name]["tried"]
 
 
 @pytest.mark.parametrize("method", edit_methods())

@@ -14,6 +14,7 @@ from taskheads.tasks.suggest import did_you_mean
 from taskheads.tasks.suite import Suite
 from taskheads.training.joint.resuming import own_randomness
 from taskheads.training.joint.tuning import Candidate, Stages, smaller, starting_head
+from taskheads.training.joint.workers import Workers
 
 TUNES = ("frozen", "full", "auto")
 
@@ -103,4 +104,7 @@ def _following(backbone: Backbone, edits: Mapping[str, Edit], seed: int) -> dict
         after = {edit: edit.following(backbone) for edit in dict.fromkeys(edits.values())}
     if not any(after.values()):
         return None
+    for edit in after.values():
+        if edit is not None:  # what it was made from may have been seen by one process alone
+            Workers.here().agree(edit.state_dict().values())
     return {task: after[edit] or edit for task, edit in edits.items()}

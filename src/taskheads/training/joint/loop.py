@@ -168,6 +168,7 @@ class Run:
         if self.average is not None:
             self.average.update()
         course.step += 1
+        course.tokens += tokens
         course.rates.append([course.step, round(tokens / (time.monotonic() - clock), 1)])
 
     @property

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Course:
     """What happened in a run; `losses` and `dev` hold [step, value] by task.
 
-    planned: steps in all. best: the step whose weights were kept. rates: [step, tokens a second].
+    planned: steps in all. best: the step whose weights were kept. tokens: trained on so far, by this process.
+    rates: [step, tokens a second].
     gramian: inner products of the tasks' gradients, in the order of `losses`' tasks as the run has them,
         summed over the evaluations.
     """
@@ -30,6 +31,7 @@ class Course:
     step: int = 0
     planned: int = 0
     best: int = 0
+    tokens: int = 0
     losses: dict[str, list[list[float]]] = field(default_factory=dict)
     dev: dict[str, list[list[float]]] = field(default_factory=dict)
     rates: list[list[float]] = field(default_factory=list)
@@ -83,7 +85,7 @@ def state_of(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """All that the rest of a run depends on, after a whole step: tensors by name, and what is JSON-able.
 
     Weights have their own names; the others begin with what they belong to: "best.", "average.",
-    "optimizer.", "joining.", and "random" for torch's generator.
+    "optimizer.", "joining.", "state." (what edits hold beside weights), and "random" for torch's generator.
     """
     tensors = {name: each.detach() for name, each in run.weights.items()}
     tensors |= {f"best.{name}": each for name, each in run.best[1].items()}
@@ -95,6 +97,7 @@ def state_of(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         for key, value in kept.items()
     }
     tensors |= {f"joining.{name}": each for name, each in run.joining.state_dict().items()}
+    tensors |= {f"state.{name}": each for name, each in run.backbone.named_state()}
     tensors["random"] = torch.get_rng_state()
     state = {
         "course": asdict(run.course),
@@ -113,6 +116,8 @@ def restore(run: Run, found: Checkpoint) -> None:
     tensors, state = found.tensors, found.state
     for name, each in run.weights.items():
         each.copy_(tensors[name])
+    for name, held in run.backbone.named_state():
+        held.copy_(tensors[f"state.{name}"])
     run.best = state["best"], _below("best", tensors)
     run.joining.load_state_dict(_below("joining", tensors))
     optimizer: dict[int, dict[str, torch.Tensor]] = {}

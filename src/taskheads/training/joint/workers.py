@@ -74,6 +74,12 @@ class Workers:
         if self.count > 1:
             dist.barrier()
 
+    def agree(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Put those of the first process into the tensors of all."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""
         if self.count > 1:

@@ -10,6 +10,7 @@ from torch import nn
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.changes import MapChange
 from taskheads.edits.edit import Edit, Own
+from taskheads.edits.layers import chosen_layers
 from taskheads.edits.maps import as_stored, bias_name, by_name, key, weight_of, widths
 from taskheads.errors import ConfigError
 from taskheads.methods import method
@@ -46,7 +47,7 @@ class Ia3(Edit):
         super().__init__(tasks)
         self.scales = nn.ParameterDict()
         self.hidden = nn.ParameterDict()
-        for layer in range(backbone.n_layers) if layers is None else layers:
+        for layer in chosen_layers(backbone, layers):
             attention = backbone.layout.maps[layer].attention
             for name in attention[1:] or attention:
                 self.scales[key(name)] = nn.Parameter(torch.ones(widths(backbone, name)[1]))
@@ -93,7 +94,7 @@ class BitFit(Edit):
     ) -> None:
         super().__init__(tasks)
         self.offsets = nn.ParameterDict()
-        for layer in range(backbone.n_layers) if layers is None else layers:
+        for layer in chosen_layers(backbone, layers):
             maps = backbone.layout.maps[layer]
             for name in (*maps.linear, *maps.norms):
                 bias = getattr(backbone.model.get_submodule(name), "bias", None)

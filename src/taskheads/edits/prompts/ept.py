@@ -11,7 +11,7 @@ from torch import nn
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.edits.edit import Edit, Own
-from taskheads.edits.prompts import first_prompt
+from taskheads.edits.prompts.tuning import first_prompt
 from taskheads.errors import ConfigError
 from taskheads.methods import method
 

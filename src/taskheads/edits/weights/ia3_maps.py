@@ -10,7 +10,7 @@ from torch import nn
 from taskheads.backbone.backbone import Backbone
 from taskheads.edits.edit import Edit, Own
 from taskheads.edits.maps import Targets, as_stored, by_name, key, targeted, weight_of, widths
-from taskheads.edits.scales import scaled
+from taskheads.edits.weights.scales import scaled
 from taskheads.errors import ConfigError
 from taskheads.methods import method
 

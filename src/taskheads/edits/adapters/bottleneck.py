@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.edits.edit import Edit, Own
+from taskheads.edits.layers import chosen_layers
 from taskheads.edits.maps import by_name, key, widths
 from taskheads.errors import ConfigError
 from taskheads.methods import method
@@ -29,7 +30,11 @@ class Bottleneck(nn.Module):
 
     def forward(self, _x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The output y [N, width] of a map, with the adapter's part added."""
-        return y + self.up(self.activation(self.down(y)))
+        return y + self.added(y)
+
+    def added(self, y: torch.Tensor) -> torch.Tensor:
+        """The adapter's part alone."""
+        return self.up(self.activation(self.down(y)))
 
 
 class _Adapters(Edit):
@@ -50,7 +55,7 @@ class _Adapters(Edit):
         if activation not in ACT2FN:
             raise ConfigError(f"{self.method}: there is no activation {activation!r}")
         self.adapters = nn.ModuleDict()
-        for layer in range(backbone.n_layers) if layers is None else layers:
+        for layer in chosen_layers(backbone, layers):
             for name in self.places(backbone, layer):
                 self.adapters[key(name)] = Bottleneck(widths(backbone, name)[1], inner, activation)
         if not self.adapters:

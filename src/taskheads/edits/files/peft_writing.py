@@ -15,15 +15,15 @@ from safetensors.torch import save_file
 from transformers.pytorch_utils import Conv1D
 
 from taskheads.backbone.backbone import Backbone
-from taskheads.edits.dora import Decomposed
 from taskheads.edits.edit import Edit
-from taskheads.edits.ia3_maps import Ia3Maps, entrances
-from taskheads.edits.lora import Lora
-from taskheads.edits.low_rank import LowRank
+from taskheads.edits.files.peft_reading import CONFIG, WEIGHTS, Weights
+from taskheads.edits.low_rank.delta import LowRank
+from taskheads.edits.low_rank.dora import Decomposed
+from taskheads.edits.low_rank.lora import Lora
 from taskheads.edits.maps import by_name
-from taskheads.edits.peft_files import CONFIG, WEIGHTS, Weights
-from taskheads.edits.prompts import Prefix, PromptTuning
-from taskheads.edits.scales import Ia3
+from taskheads.edits.prompts.tuning import Prefix, PromptTuning
+from taskheads.edits.weights.ia3_maps import Ia3Maps, entrances
+from taskheads.edits.weights.scales import Ia3
 from taskheads.errors import ConfigError
 
 _ADAPTED = re.compile(r"base_model\.model\.(.*)\.(lora_A\.weight|ia3_l)")

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from taskheads.backbone.backbone import Backbone
-from taskheads.edits.lora import Lora
-from taskheads.edits.low_rank import LowRank
+from taskheads.edits.low_rank.delta import LowRank
+from taskheads.edits.low_rank.lora import Lora
 from taskheads.edits.maps import by_name, key, weight_of
 from taskheads.methods import method
 

@@ -24,11 +24,11 @@ from safetensors.torch import load_file
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.edits.edit import Edit, made
-from taskheads.edits.ia3_maps import Ia3Maps, entrances
-from taskheads.edits.lora import Lora
-from taskheads.edits.low_rank import LowRank
+from taskheads.edits.low_rank.delta import LowRank
+from taskheads.edits.low_rank.lora import Lora
 from taskheads.edits.maps import by_name, widths
-from taskheads.edits.prompts import Prefix, PromptTuning, kv_shape
+from taskheads.edits.prompts.tuning import Prefix, PromptTuning, kv_shape
+from taskheads.edits.weights.ia3_maps import Ia3Maps, entrances
 from taskheads.errors import ConfigError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -11,7 +11,7 @@ from torch import nn
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.edits.edit import Edit, Own
-from taskheads.edits.low_rank import LowRank
+from taskheads.edits.low_rank.delta import LowRank
 from taskheads.edits.maps import Targets, as_stored, by_name, key, targeted, weight_of, widths
 from taskheads.methods import method
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.ragged import Encoded, RaggedBatch
-from taskheads.edits.prompts import PromptTuning
+from taskheads.edits.prompts.tuning import PromptTuning
 from taskheads.methods import method
 
 

@@ -1,0 +1,1 @@
+"""Small modules inside the layers, and what combines those of several tasks."""

@@ -1,0 +1,1 @@
+"""Edits on disk: ours, PEFT's and AdapterHub's."""

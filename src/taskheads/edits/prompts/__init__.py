@@ -1,0 +1,1 @@
+"""Learned vectors beside a row's own, at the embeddings and as keys and values."""
