@@ -90,7 +90,7 @@ def test_imports_go_down() -> None:
     ("importer", "imported", "wrong"),
     [
         ("taskheads.heads.tag", "taskheads.backbone.sites", False),
-        ("taskheads.heads.tag", "taskheads.edits.lora", False),
+        ("taskheads.heads.tag", "taskheads.edits.low_rank.lora", False),
         ("taskheads.heads.tag", "taskheads.model", True),
         ("taskheads.model.model", "taskheads.training.fit", True),
         ("taskheads.tasks.task", "taskheads.errors", False),

@@ -80,7 +80,7 @@ def test_a_planted_edit_is_learned() -> None:
     [
         ({"rank": 33}, "rank of 33"),
         ({"first": 0, "last": 0}, "no token"),
-        ({"layers": [5]}, "layers.5.output"),
+        ({"layers": [5]}, "no layer 5"),
     ],
 )
 def test_mistakes_are_named(options: dict, said: str) -> None:

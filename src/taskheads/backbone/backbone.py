@@ -207,8 +207,8 @@ class Backbone:
         return self._fingerprint[1]
 
     def _digest(self, weights: list[tuple[str, torch.Tensor]]) -> str:
-        # What a lowered model's configuration says of its type depends on where it was loaded from.
-        beside = {"_name_or_path"} if self.precision == "float32" else {"_name_or_path", "dtype"}
+        # What a configuration says only once it was saved; the weights tell their type themselves.
+        beside = {"_name_or_path", "architectures", "dtype"}
         config = {key: value for key, value in self.model.config.to_dict().items() if key not in beside}
         digest = hashlib.blake2b(type(self.model).__name__.encode(), digest_size=16)
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())

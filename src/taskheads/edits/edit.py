@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -110,15 +111,20 @@ class Edit(nn.Module):
 def edit_methods() -> list[str]:
     """The names of all methods that `made` can make: those of the family which are edits."""
     found = (card.name for card in catalogue() if card.family == "edits")
-    return [name for name in found if isinstance(each := resolve(name), type) and issubclass(each, Edit)]
+    return [name for name in found if _is_edit(resolve(name))]
 
 
 def edit_class(method: str) -> type[Edit]:
     """The class of a method by name. Raises ConfigError, with the nearest name."""
+    with suppress(ConfigError):  # the list of all takes far longer than one that is imported already
+        if _is_edit(kind := resolve(method)):
+            return kind  # type: ignore[return-value]
     known = edit_methods()
-    if method not in known:
-        raise ConfigError(f"no edit is called {method!r}{did_you_mean(method, known)}: {', '.join(known)}")
-    return resolve(method)  # type: ignore[return-value]
+    raise ConfigError(f"no edit is called {method!r}{did_you_mean(method, known)}: {', '.join(known)}")
+
+
+def _is_edit(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, Edit)
 
 
 def options_of(kind: type[Edit]) -> list[str]:

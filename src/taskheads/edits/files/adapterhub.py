@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +66,7 @@ def read_adapterhub(folder: str | Path, backbone: Backbone, task: str) -> Edit:
 
     Read are the configurations "seq_bn" and "double_seq_bn" (Pfeiffer's and Houlsby's), with any
     nonlinearity, any reduction factor that all layers share, and `leave_out`. Dropout inside the adapter is
-    not kept, and a head in the folder is not read. Only tensors are unpickled.
+    not kept, and a head in the folder is not read.
 
     Raises ModelError for a folder that cannot be read, for another method or configuration, which it names,
     and for an adapter that does not fit the backbone.
@@ -136,13 +135,24 @@ def _options_of(saved: Mapping[str, Any], backbone: Backbone, about: str) -> dic
 
 
 def _weights_in(folder: Path, about: str) -> dict[str, torch.Tensor]:
-    safe, pickled = folder / "adapter.safetensors", folder / "pytorch_adapter.bin"
+    safe, older = folder / "adapter.safetensors", folder / "pytorch_adapter.bin"
     try:
-        if safe.exists():
-            return load_file(safe)
-        return torch.load(pickled, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        return load_file(safe) if safe.exists() else _tensors_of(older)
+    except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(f"{about} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _tensors_of(path: Path) -> dict[str, torch.Tensor]:
+    """What a file of torch's own holds, by its reader of tensors alone, which runs nothing that stands in it.
+
+    Raises ValueError for a file that holds anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # that reader's errors share no base class
+        raise ValueError(f"{path.name} is no file of tensors: {str(error).splitlines()[0]}") from error
 
 
 def _places_of(backbone: Backbone, method: str) -> dict[tuple[int, str], str]:

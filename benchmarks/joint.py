@@ -1,0 +1,251 @@
+"""Nine tasks: one model tuned for all of them, beside a model fine-tuned for each alone by Trainer.
+
+taskheads    `th.fit(tune="auto")` with all tasks, as a user calls it, and as many minutes as its epochs take.
+Trainer      (`alone.py`) for each task the same encoder with a head, dynamic padding, batches of 16.
+
+Both sides see the same rows for as many epochs at most, and choose between the same two learning rates on
+dev: the joint model by the mean of its tasks' dev scores, Trainer task by task. Shown are test scores, their
+difference with its paired bootstrap interval, and the seconds of both sides, both rates and dev included.
+
+Each finished piece (a joint model at one rate, a task by Trainer at both) is kept as JSON in the folder
+`--parts`, by default named like `--out` without its ending; what is there and was made with the same options
+is not made again.
+
+    python benchmarks/joint.py --limit 400 --out joint.json
+    python benchmarks/joint.py --tasks trec_fine wnut17 --limit 1000 --epochs 3
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quality import TASKS as DECLARED
+from report import data_folder, facts, keep, parser, show, show_facts, timed, use_threads
+from speed import bar
+
+TASKS: dict[str, dict[str, Any]] = {
+    "clinc150": DECLARED["clinc150"],
+    "trec_fine": DECLARED["trec_fine"],
+    "sst5": DECLARED["sst5_classify"],
+    "stsbenchmark": DECLARED["stsbenchmark"],
+    "wnut17": DECLARED["wnut17"],
+    "atis_slots": DECLARED["atis_slots"],
+    "atis_intent": DECLARED["atis_intent"],
+    "nlupp_banking": DECLARED["nlupp_banking"],
+    "offensiveness": {
+        "data": "offensiveness",
+        "input": "text",
+        "label": "offensiveness",
+        "kind": "regress",
+    },
+}
+RATES = (5e-5, 2e-4)
+SCORED_BY = {"classify": "label", "regress": "value", "pair": "value", "tag": "tags", "multilabel": "labels"}
+Figures = dict[str, Any]
+
+
+class Parts:
+    """Finished pieces of work, a JSON file each in `folder`; without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def get(self, name: str, said: Figures, work: Callable[[], Figures]) -> Figures:
+        """What `work` returns, done anew unless it is kept and was done with the same options `said`."""
+        path = None if self.folder is None else self.folder / f"{name}.json"
+        if path is not None and path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["said"] == said:
+                return found
+        made = {"said": said} | work()
+        keep(path, made)
+        return made
+
+
+def suite_of(names: Sequence[str], limit: int | None) -> Any:
+    """The tasks as one suite; each split cut to `limit` evenly spaced rows."""
+    import taskheads as th
+
+    tasks = {}
+    for name in names:
+        folder = data_folder() / TASKS[name]["data"]
+        files = {split: folder / f"{split}.jsonl" for split in ("train", "dev", "test")}
+        present = {split: str(path) for split, path in files.items() if path.exists()}
+        tasks[name] = TASKS[name] | {"data": present}
+    suite = th.load_suite({"tasks": tasks})
+    if limit is not None:
+        for name, data in suite.tasks.items():
+            splits = {split: examples.thinned(limit) for split, examples in data.splits.items()}
+            suite.tasks[name] = replace(data, splits=splits)
+    return suite
+
+
+def together(suite: Any, rate: float, epochs: float) -> Figures:
+    """One joint model: the mean of its dev scores, and what it tells of each task's test rows."""
+    import taskheads as th
+    from probes import judge
+
+    said = {"lr": rate, "epochs": epochs, "minutes": 1e6}
+    model, seconds = timed(lambda: th.fit(suite, tune="auto", backbone="minilm", training=said))
+    cards = model.card["tasks"]
+    dev = [judge(data.task).utility(cards[name]["dev"]) for name, data in suite.tasks.items()]
+    made = {
+        "rate": rate,
+        "dev": float(np.mean(dev)),
+        "seconds": seconds.wall,
+        "stages": {stage["name"]: stage["seconds"] for stage in model.report["stages"]},
+        "kept": {name: cards[name]["kept"].split()[0] for name in suite.tasks},
+        "answers": {name: plain(answered(model, data)) for name, data in suite.tasks.items()},
+    }
+    print(f"  joint, lr {rate:g}: mean dev {made['dev']:.4f}, {seconds.wall:.0f} s", flush=True)
+    return made
+
+
+def answered(model: Any, data: Any) -> Any:
+    """What the model tells its user of the test rows, as the task's metric takes it."""
+    from probes import truths
+
+    task, test = data.task, data.splits["test"]
+    rows = [dict(zip(task.inputs, values, strict=True)) for values in zip(*test.inputs, strict=True)]
+    answers = [answer[task.name] for answer in model.predict(rows, tasks=[task.name])]
+    return truths(task, replace(test, targets=[answer[SCORED_BY[task.kind]] for answer in answers]))
+
+
+def alone(name: str, data: Any, epochs: float) -> Figures:
+    """One task by Trainer at both rates: what the better one on dev says of test."""
+    from alone import Alone
+
+    task, made = timed(lambda: Alone(data))
+    tried, seconds = timed(lambda: {rate: task.fit(rate, epochs) for rate in RATES})
+    rate = max(tried, key=lambda each: tried[each][0])
+    total = (made + seconds).wall
+    print(f"  {name} by Trainer: dev {tried[rate][0]:.4f}, {total:.0f} s", flush=True)
+    return {
+        "rate": rate,
+        "dev": {f"{each:g}": dev for each, (dev, _) in tried.items()},
+        "seconds": total,
+        "dev_seconds": task.looked,
+        "answers": plain(tried[rate][1]),
+    }
+
+
+def plain(answers: Any) -> list[Any]:
+    """Answers as JSON has them; `np.asarray` undoes it but for tags, which are lists already."""
+    return answers if isinstance(answers, list) else np.asarray(answers).tolist()
+
+
+def beside(data: Any, joint: Figures, peer: Figures) -> Figures:
+    """The scores of both sides on a task's test rows."""
+    from probes import judge, truths
+    from taskheads.tasks.metrics import paired_difference
+
+    task, metric = data.task, judge(data.task)
+    truth = truths(task, data.splits["test"])
+    mine, theirs = (
+        answers if task.kind == "tag" else np.asarray(answers)
+        for answers in (joint["answers"][task.name], peer["answers"])
+    )
+    apart = paired_difference(metric, truth, mine, theirs)
+    return {
+        "metric": metric.name,
+        "rows": {split: len(each) for split, each in data.splits.items()},
+        "joint": metric.compute(truth, mine),
+        "alone": metric.compute(truth, theirs),
+        "difference": {"value": apart.value, "low": apart.low, "high": apart.high},
+        "kept": joint["kept"][task.name],
+        "alone_rate": peer["rate"],
+        "seconds": peer["seconds"],
+        "dev_seconds": peer["dev_seconds"],
+    }
+
+
+def shown(tasks: dict[str, Figures], rate: float) -> None:
+    rows = []
+    for name, each in tasks.items():
+        points = [f"{100 * each['difference'][end]:+.1f}" for end in ("value", "low", "high")]
+        rows.append(
+            [
+                name,
+                each["metric"],
+                f"{100 * each['joint']:.1f}",
+                f"{100 * each['alone']:.1f}",
+                f"{points[0]} [{points[1]}, {points[2]}]",
+                each["kept"],
+                f"{each['alone_rate']:g}",
+                f"{each['seconds']:.0f}",
+            ]
+        )
+    mean = {side: np.mean([each[side] for each in tasks.values()]) for side in ("joint", "alone")}
+    both = [f"{100 * mean[side]:.1f}" for side in ("joint", "alone")]
+    seconds = sum(each["seconds"] for each in tasks.values())
+    rows.append(
+        ["mean", "", *both, f"{100 * (mean['joint'] - mean['alone']):+.1f}", "", "", f"{seconds:.0f}"]
+    )
+    show(
+        f"One model for {len(tasks)} tasks (lr {rate:g}) and Trainer's for each, test, in points",
+        ("task", "metric", "joint", "alone", "difference", "kept", "alone's lr", "alone's s"),
+        rows,
+    )
+
+
+def verdicts(tasks: dict[str, Figures], seconds: dict[str, float]) -> list[Figures]:
+    print(
+        f"joint {seconds['joint']:.0f} s; alone {seconds['alone']:.0f} s, "
+        f"{seconds['alone_dev']:.0f} s of them to look at dev after every epoch"
+    )
+    lost = [name for name, each in tasks.items() if each["difference"]["high"] < 0]
+    print(f"below Trainer's beyond the interval: {', '.join(lost) or 'none'}")
+    mean = float(np.mean([each["joint"] - each["alone"] for each in tasks.values()]))
+    lean = seconds["joint"] / (seconds["alone"] - seconds["alone_dev"])
+    print(f"joint time in terms of Trainer's, were its looks at dev free: {lean:.3f}")
+    return [
+        bar("mean difference", mean, ">=", 0.0),
+        bar("tasks below beyond their interval", len(lost), "<=", 0),
+        bar("joint time in terms of Trainer's", seconds["joint"] / seconds["alone"], "<=", 0.5),
+    ]
+
+
+def main(given: Sequence[str] | None = None) -> Figures:
+    options = parser(__doc__ or "")
+    options.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
+    options.add_argument("--epochs", type=float, default=3.0, help="of both sides; default: 3")
+    options.add_argument("--parts", type=Path, help="folder of finished pieces; default: as --out says")
+    chosen = options.parse_args(given)
+    use_threads(chosen.threads)
+    record: Figures = {"benchmark": "joint", "facts": facts(chosen.threads), "limit": chosen.limit}
+    show_facts(record["facts"])
+    folder = chosen.parts or (chosen.out.with_suffix("") if chosen.out else None)
+    parts, suite, epochs = Parts(folder), suite_of(chosen.tasks, chosen.limit), chosen.epochs
+    said = {"limit": chosen.limit, "epochs": epochs, "threads": chosen.threads}
+    both = said | {"tasks": list(chosen.tasks)}
+    joint = [
+        parts.get(f"joint-{rate:g}", both, lambda rate=rate: together(suite, rate, epochs)) for rate in RATES
+    ]
+    best = max(joint, key=lambda each: each["dev"])
+    tasks = {}
+    for name, data in suite.tasks.items():
+        said_of_task = said | {"rates": list(RATES)}
+        peer = parts.get(name, said_of_task, lambda name=name, data=data: alone(name, data, epochs))
+        tasks[name] = beside(data, best, peer)
+        keep(chosen.out, record | {"tasks": tasks})
+    seconds = {
+        "joint": sum(each["seconds"] for each in joint),
+        "alone": sum(each["seconds"] for each in tasks.values()),
+        "alone_dev": sum(each["dev_seconds"] for each in tasks.values()),
+    }
+    shown(tasks, best["rate"])
+    rates = [{key: each[key] for key in ("rate", "dev", "seconds", "stages", "kept")} for each in joint]
+    record |= {"epochs": epochs, "joint": rates, "tasks": tasks, "seconds": seconds}
+    record["bars"] = verdicts(tasks, seconds)
+    keep(chosen.out, record)
+    return record
+
+
+if __name__ == "__main__":
+    main()
