@@ -114,7 +114,10 @@ def setfit(drawn: Drawn, iterations: int, seed: int) -> Answers:
     """SetFit's own trainer and head."""
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
+    from transformers import ProgressCallback
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     names = sorted({row["intent"] for row in drawn.train})
     # As many steps as one epoch has: without them SetFit lists all pairs before it takes some.
     steps = -(-2 * iterations * len(drawn.train) // BATCH)
@@ -134,6 +137,7 @@ def setfit(drawn: Drawn, iterations: int, seed: int) -> Answers:
             show_progress_bar=False,
         )
         trainer = Trainer(model=model, args=said, train_dataset=Dataset.from_dict(rows))
+        trainer.remove_callback(ProgressCallback)
         _, seconds = timed(trainer.train)
     return [str(name) for name in model.predict([row["text"] for row in drawn.test])], seconds
 

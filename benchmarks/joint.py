@@ -140,68 +140,48 @@ def plain(answers: Any) -> list[Any]:
     return answers if isinstance(answers, list) else np.asarray(answers).tolist()
 
 
-def beside(data: Any, joint: Figures, peer: Figures) -> Figures:
-    """The scores of both sides on a task's test rows."""
+def beside(data: Any, joint: Figures, answers: Any) -> Figures:
+    """The scores on a task's test rows of a joint model, and of a peer with these answers."""
     from probes import judge, truths
     from taskheads.tasks.metrics import paired_difference
 
     task, metric = data.task, judge(data.task)
     truth = truths(task, data.splits["test"])
     mine, theirs = (
-        answers if task.kind == "tag" else np.asarray(answers)
-        for answers in (joint["answers"][task.name], peer["answers"])
+        told if task.kind == "tag" else np.asarray(told) for told in (joint["answers"][task.name], answers)
     )
     apart = paired_difference(metric, truth, mine, theirs)
     return {
         "metric": metric.name,
         "rows": {split: len(each) for split, each in data.splits.items()},
         "joint": metric.compute(truth, mine),
-        "alone": metric.compute(truth, theirs),
+        "peer": metric.compute(truth, theirs),
         "difference": {"value": apart.value, "low": apart.low, "high": apart.high},
         "kept": joint["kept"][task.name],
-        "alone_rate": peer["rate"],
-        "seconds": peer["seconds"],
-        "dev_seconds": peer["dev_seconds"],
     }
 
 
-def shown(tasks: dict[str, Figures], rate: float) -> None:
+def shown(title: str, peer: str, tasks: dict[str, Figures]) -> float:
+    """Print the scores of both sides in points; by how much the mean of the joint ones is higher."""
     rows = []
     for name, each in tasks.items():
         points = [f"{100 * each['difference'][end]:+.1f}" for end in ("value", "low", "high")]
-        rows.append(
-            [
-                name,
-                each["metric"],
-                f"{100 * each['joint']:.1f}",
-                f"{100 * each['alone']:.1f}",
-                f"{points[0]} [{points[1]}, {points[2]}]",
-                each["kept"],
-                f"{each['alone_rate']:g}",
-                f"{each['seconds']:.0f}",
-            ]
-        )
-    mean = {side: np.mean([each[side] for each in tasks.values()]) for side in ("joint", "alone")}
-    both = [f"{100 * mean[side]:.1f}" for side in ("joint", "alone")]
-    seconds = sum(each["seconds"] for each in tasks.values())
-    rows.append(
-        ["mean", "", *both, f"{100 * (mean['joint'] - mean['alone']):+.1f}", "", "", f"{seconds:.0f}"]
-    )
-    show(
-        f"One model for {len(tasks)} tasks (lr {rate:g}) and Trainer's for each, test, in points",
-        ("task", "metric", "joint", "alone", "difference", "kept", "alone's lr", "alone's s"),
-        rows,
-    )
+        both = [f"{100 * each[side]:.1f}" for side in ("joint", "peer")]
+        rows.append([name, each["metric"], *both, f"{points[0]} [{points[1]}, {points[2]}]", each["kept"]])
+    mean = {side: float(np.mean([each[side] for each in tasks.values()])) for side in ("joint", "peer")}
+    above = mean["joint"] - mean["peer"]
+    rows.append(["mean", "", *(f"{100 * value:.1f}" for value in mean.values()), f"{100 * above:+.1f}", ""])
+    show(title, ("task", "metric", "joint", peer, "difference", "kept"), rows)
+    return above
 
 
-def verdicts(tasks: dict[str, Figures], seconds: dict[str, float]) -> list[Figures]:
+def verdicts(tasks: dict[str, Figures], mean: float, seconds: dict[str, float]) -> list[Figures]:
     print(
         f"joint {seconds['joint']:.0f} s; alone {seconds['alone']:.0f} s, "
         f"{seconds['alone_dev']:.0f} s of them to look at dev after every epoch"
     )
     lost = [name for name, each in tasks.items() if each["difference"]["high"] < 0]
     print(f"below Trainer's beyond the interval: {', '.join(lost) or 'none'}")
-    mean = float(np.mean([each["joint"] - each["alone"] for each in tasks.values()]))
     lean = seconds["joint"] / (seconds["alone"] - seconds["alone_dev"])
     print(f"joint time in terms of Trainer's, were its looks at dev free: {lean:.3f}")
     return [
@@ -232,17 +212,19 @@ def main(given: Sequence[str] | None = None) -> Figures:
     for name, data in suite.tasks.items():
         said_of_task = said | {"rates": list(RATES)}
         peer = parts.get(name, said_of_task, lambda name=name, data=data: alone(name, data, epochs))
-        tasks[name] = beside(data, best, peer)
+        told = {key: peer[key] for key in ("rate", "seconds", "dev_seconds")}
+        tasks[name] = beside(data, best, peer["answers"]) | {"alone": told}
         keep(chosen.out, record | {"tasks": tasks})
     seconds = {
         "joint": sum(each["seconds"] for each in joint),
-        "alone": sum(each["seconds"] for each in tasks.values()),
-        "alone_dev": sum(each["dev_seconds"] for each in tasks.values()),
+        "alone": sum(each["alone"]["seconds"] for each in tasks.values()),
+        "alone_dev": sum(each["alone"]["dev_seconds"] for each in tasks.values()),
     }
-    shown(tasks, best["rate"])
+    title = f"One model for {len(tasks)} tasks (lr {best['rate']:g}) and Trainer's for each, test, in points"
+    mean = shown(title, "alone", tasks)
     rates = [{key: each[key] for key in ("rate", "dev", "seconds", "stages", "kept")} for each in joint]
     record |= {"epochs": epochs, "joint": rates, "tasks": tasks, "seconds": seconds}
-    record["bars"] = verdicts(tasks, seconds)
+    record["bars"] = verdicts(tasks, mean, seconds)
     keep(chosen.out, record)
     return record
 

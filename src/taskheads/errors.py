@@ -27,6 +27,10 @@ class TrainingError(TaskheadsError):
     """A training run stopped, and says why, what of it is kept and how to go on."""
 
 
+class Interrupted(TrainingError):
+    """A training run was stopped by Ctrl-C."""
+
+
 class DataError(TaskheadsError):
     """Something in the data is wrong: the message names file, row, column and value, as far as they exist.
 

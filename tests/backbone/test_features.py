@@ -178,3 +178,14 @@ def test_what_cannot_be_read_is_said_before_anything_runs() -> None:
         extract(backbone, "image", ["fox"], [A])  # type: ignore[arg-type]
     with pytest.raises(BackboneError, match="has no tokenizer"):
         extract(Backbone(tiny(CONFIGS["bert"])), "text", ["fox"], [A])
+
+
+def test_passes_run_one_at_a_time_where_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from taskheads.backbone import computing
+    from tests.small_models import tiny_backbone
+
+    backbone, lengths = tiny_backbone(), np.full(400, 8)
+    monkeypatch.setattr(computing.torch, "get_num_threads", lambda: 4)
+    assert computing._plan(backbone, lengths)[1] == 4
+    backbone.one_at_a_time = True
+    assert computing._plan(backbone, lengths)[1] == 1

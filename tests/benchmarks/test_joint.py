@@ -96,11 +96,24 @@ def test_an_interrupted_run_goes_on(script, joint, tmp_path, monkeypatch):
     for name, each in kept["tasks"].items():
         # By way of `predict`, the score is the one that `fit` wrote into the card.
         assert each["joint"] == pytest.approx(models[0].card["tasks"][name]["test"]["value"], nan_ok=True)
-        assert each["difference"]["value"] == pytest.approx(each["joint"] - each["alone"], nan_ok=True)
-    assert kept["seconds"]["alone"] == pytest.approx(sum(each["seconds"] for each in kept["tasks"].values()))
+        assert each["difference"]["value"] == pytest.approx(each["joint"] - each["peer"], nan_ok=True)
+    alone_seconds = [each["alone"]["seconds"] for each in kept["tasks"].values()]
+    assert kept["seconds"]["alone"] == pytest.approx(sum(alone_seconds))
 
     # The same pieces say the same, and other options ask for other pieces.
     joint.main(given)
     assert json.loads(out.read_text())["tasks"] == kept["tasks"]
     parts = joint.Parts(tmp_path / "joint")
     assert parts.get("wnut17", {"limit": 13}, lambda: {"rate": 7})["rate"] == 7
+
+
+def test_without_tasknet_there_is_one_clear_sentence(script, monkeypatch):
+    from importlib.metadata import PackageNotFoundError
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    peers = script("joint_peers")
+    monkeypatch.setattr(peers, "version", missing)
+    with pytest.raises(SystemExit, match="not installed: pip install --no-deps tasknet"):
+        peers.main(["--threads", "1"])

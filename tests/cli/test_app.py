@@ -12,7 +12,7 @@ import pytest
 
 from taskheads.cli import checking
 
-COMMANDS = ("fit", "predict", "evaluate", "add", "remove", "check", "methods", "cache")
+COMMANDS = ("fit", "compare", "predict", "evaluate", "add", "remove", "check", "methods", "cache")
 TASKHEADS = [sys.executable, "-m", "taskheads"]
 
 
@@ -130,12 +130,22 @@ def test_a_card(run, monkeypatch: pytest.MonkeyPatch) -> None:
     card = methods.Card("soft_voting", "heads", "Average.", "arXiv:0000.00001", ("tag",), "a.b:C")
     monkeypatch.setattr(methods, "catalogue", lambda: [card])
     assert "soft_voting  heads" in run("methods").out
-    assert "arXiv:0000.00001" in run("methods", "show", "soft_voting").out
-    assert run("methods", "show", "soft_voting", "--json").json["evidence"] == []
     wrong = run("methods", "show", "soft_vote")
     assert (wrong.code, wrong.out) == (2, "")
     assert "did you mean 'soft_voting'" in wrong.err
     assert "did you mean 'heads'" in run("methods", "--family", "head").err
+
+
+def test_a_card_in_full(run, tmp_path: Path) -> None:
+    shown = run("methods", "show", "lora").out
+    assert shown.startswith("lora  edits\n  LoRA: to each chosen linear map")
+    assert 'th.fit("tasks.yaml", tune="lora")' in shown
+    told = run("methods", "show", "lora", "--json").json
+    assert told["parameters"]["rank"] == "8"
+    assert told["paper"] == "arXiv:2106.09685"
+    assert told["evidence"]
+    assert run("methods", "--write-docs", tmp_path / "docs").code == 0
+    assert "## lora\n" in (tmp_path / "docs" / "edits.md").read_text()
 
 
 def test_the_cache(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""The README says what works: its suites are suites, its commands parse, its Python names exist."""
+"""README and `docs/` say what works: suites are suites, commands parse, Python names exist."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -11,8 +12,16 @@ import yaml
 
 from taskheads.tasks.config import parse_config
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    (?:echo .*\| )?(taskheads .*)$", README, re.MULTILINE)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+}
+COMMANDS = [
+    command
+    for page in PAGES.values()
+    for command in re.findall(r"^    (?:echo .*\| )?(taskheads .*)$", page, re.MULTILINE)
+]
 
 
 def test_the_suite_is_one() -> None:
@@ -27,6 +36,14 @@ def test_what_it_says_of_training_can_be_said() -> None:
     said = yaml.safe_load(block)["training"]
     # What is shown are the defaults.
     assert Recipe.of(said) == Recipe()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_it_imports_is_there(page: str) -> None:
+    for block in re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Import | ast.ImportFrom) and "taskheads" in ast.unparse(node):
+                exec(compile(ast.Module([node], []), page, "exec"), {})
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -44,5 +61,6 @@ def test_the_commands_parse(command: str) -> None:
 
 def test_there_are_commands() -> None:
     assert {shlex.split(command)[1] for command in COMMANDS} == {
-        *("check", "fit", "evaluate", "predict", "remove", "add", "methods", "cache")
+        *("check", "fit", "evaluate", "predict", "remove", "add", "methods", "cache"),
+        *("compare", "merge", "serve", "export", "inspect", "prune"),
     }

@@ -92,6 +92,7 @@ def evidence(kind: str, *more: str) -> Any:
     return pytest.param(kind, *more, marks=pytest.mark.method(slug))
 
 
+@pytest.mark.method("ia3_maps")  # under some of the kinds; the others say which they are
 @pytest.mark.parametrize(
     ("kind", "architecture"),
     [

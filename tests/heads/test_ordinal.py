@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import log_loss
 
 from taskheads.heads.ordinal import OrdinalHead, all_threshold_loss, likeliest_cuts
-from taskheads.training.solver import Basis, ridge, solve
+from taskheads.training.solver import Basis, LeastSquares, solve
 from tests.heads.planted import MEAN, generator, make_task, normal
 
 LEVELS = 4
@@ -111,7 +111,7 @@ def test_tuning_on_next_to_nothing_stays_finite(levels: list[int]) -> None:
 def test_least_squares_starts_from_thresholds_between_the_levels() -> None:
     features, _, levels = planted()
     head = OrdinalHead(TASK, [MEAN], 5)
-    (found,) = ridge(Basis(features), head.as_numbers(levels), [1e-3])
+    (found,) = LeastSquares(Basis(features), head.as_numbers(levels)).solutions([1e-3])
     head.put(found.weight, found.bias, found.extra)
     assert head.thresholds.tolist() == [0.5, 1.5, 2.5]
     with torch.no_grad():

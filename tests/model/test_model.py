@@ -211,8 +211,7 @@ def test_nothing_is_ever_unpickled() -> None:
         f"{path.relative_to(SOURCES)}: {line.strip()}"
         for path in SOURCES.rglob("*.py")
         for line in path.read_text(encoding="utf-8").splitlines()
-        if forbidden.search(line)
-        and not re.search(r"\.eval\(\)|trust_remote_code=False|weights_only=True", line)
+        if forbidden.search(line) and not allowed.search(line)
     ]
     assert not found
 

@@ -182,6 +182,11 @@ def test_similar_tasks_stand_together_in_their_groups() -> None:
     assert drawn.count('class="unlike"') == 2
     assert drawn.count('class="frame"') == 2
     assert likeness(similarity, "representation") is None
+    values[0][1] = -0.001
+    drawn = likeness(similarity | {"representation": values}, "representation")
+    assert drawn is not None
+    assert ">0.00<" in drawn
+    assert "−0.00<" not in drawn
     assert groups_of(similarity | {"groups": [[0, 2], [1]]}) == [["a", "c"], ["b"]]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from taskheads.methods import Card
 from taskheads.report.cards import brief, method_card, methods_table
+from taskheads.report.described import Described
 from taskheads.report.kept import kept_features, size
 from taskheads.report.scores import scores_table, short_reads
 from taskheads.report.understood import understood
@@ -126,17 +127,23 @@ def test_methods_and_their_cards() -> None:
         "soft_voting", "heads", "Average what several heads answer.", "arXiv:0000.00001", ("tag",), "a:B"
     )
     assert printed(methods_table([card]), 100) == [
-        "method       family  what it does                       paper",
-        "soft_voting  heads   Average what several heads answer  arXiv:0000.00001",
+        "method       family  what it does                       paper             for",
+        "soft_voting  heads   Average what several heads answer  arXiv:0000.00001  tag",
     ]
     assert printed(methods_table([card] * 2), 36)[1].startswith("soft_voting  Average what")
-    shown = printed(method_card(card), 100)
+    told = Described("Average.", ("Often.",), ("Never.",), {"rank": "8"}, "", "one\ntwo")
+    shown = printed(method_card(card, told), 100)
     assert shown[0] == "soft_voting  heads"
     assert "  evidence  no test is recorded" in shown
+    assert "  set       rank=8" in shown
+    assert shown[shown.index("  example   one") + 1] == "            two"
 
 
 def test_a_summary_in_brief_ends_where_details_begin() -> None:
-    assert brief("One thing: a * b. Another") == "One thing"
+    assert brief("Soft voting: a * b. Another") == "Soft voting: a * b"
+    assert brief("Average what several heads of one task answer: a * b") == (
+        "Average what several heads of one task answer"
+    )
     assert brief("At [n, 0.5] rows; then") == "At [n, 0.5] rows"
     assert brief("All of it") == "All of it"
 

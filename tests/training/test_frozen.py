@@ -11,9 +11,10 @@ from taskheads.heads import TagHead
 from taskheads.model.evaluation import judged, truth_of
 from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.task import TaskData
-from taskheads.training import frozen
-from taskheads.training.frozen import Fitted, fit_head
+from taskheads.training import frozen, trial
+from taskheads.training.frozen import fit_head
 from taskheads.training.held_out import ENOUGH, with_dev
+from taskheads.training.trial import Fitted
 from tests.heads.planted import generator, make_task, normal
 from tests.training.planted import Table, part, split_data
 
@@ -233,17 +234,17 @@ def test_features_of_no_variance(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_penalty_found_on_a_part_is_the_same_prior_for_all(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frozen, "SEARCHED", 1)
-    monkeypatch.setattr(frozen, "ROWS_AN_OUTPUT", 30)
+    monkeypatch.setattr(trial, "SEARCHED", 1)
+    monkeypatch.setattr(trial, "ROWS_AN_OUTPUT", 30)
     solved: list[tuple[int, float]] = []
-    plain = frozen.solve
+    plain = trial.solve
 
     def solve(leading, loss, outputs, penalty, **how):
         solved.append((len(leading.rows), penalty))
         return plain(leading, loss, outputs, penalty, **how)
 
-    monkeypatch.setattr(frozen, "solve", solve)
-    monkeypatch.setattr(frozen, "FEWEST", 50)
+    monkeypatch.setattr(trial, "solve", solve)
+    monkeypatch.setattr(trial, "FEWEST", 50)
     for kind in ("classify", "tag"):
         data = DATA[kind][0]()
         features = table.features(data)
@@ -285,13 +286,13 @@ def test_the_choice_is_that_of_the_whole_search(
     data = DATA[kind][0]()
     features = table.features(data)
     short = fit_head(table.backbone, data, features)
-    likeliest = frozen._Trial.maximum_likelihood
+    likeliest = trial.Trial.maximum_likelihood
 
-    def in_any_case(trial: frozen._Trial, rival: Fitted) -> Fitted:
-        found = likeliest(trial, replace(rival, dev=-1.0))
+    def in_any_case(one: trial.Trial, rival: Fitted) -> Fitted:
+        found = likeliest(one, replace(rival, dev=-1.0))
         return found if found.utility >= rival.utility else rival
 
-    monkeypatch.setattr(frozen._Trial, "maximum_likelihood", in_any_case)
+    monkeypatch.setattr(trial.Trial, "maximum_likelihood", in_any_case)
     monkeypatch.setattr(frozen, "beside", lambda penalty: frozen.RIDGE_PENALTIES)
     whole = fit_head(table.backbone, data, features)
     assert len(whole.tried) > len(short.tried)

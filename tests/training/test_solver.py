@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from taskheads.training.solver import Basis, Leading, Solution, ridge, solve
+from taskheads.training.solver import Basis, Leading, LeastSquares, Solution, solve
 
 N, D = 300, 12
 
@@ -53,7 +53,7 @@ def test_ridge_is_scikit_learns(n: int, d: int) -> None:
     x = features(n, d)
     y = torch.randn(n, 3, generator=torch.Generator().manual_seed(2)) + 5
     penalties = (1.0, 0.1, 0.003)
-    for penalty, found in zip(penalties, ridge(Basis(x), y, penalties), strict=True):
+    for penalty, found in zip(penalties, LeastSquares(Basis(x), y).solutions(penalties), strict=True):
         other = Ridge(alpha=n * penalty).fit(x.double().numpy(), y.double().numpy())
         np.testing.assert_allclose(found.weight.T, other.coef_, atol=2e-4)
         np.testing.assert_allclose(found.bias, other.intercept_, atol=1e-3)
@@ -166,7 +166,7 @@ def test_rotated_features_have_the_same_scores() -> None:
     turn = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(3), dtype=x.dtype))[0]
     for solved in (
         lambda x: softmax(x, y, 0.01, tolerance=1e-7),
-        lambda x: ridge(Basis(x), torch.eye(3, dtype=x.dtype)[y], [0.01])[0],
+        lambda x: LeastSquares(Basis(x), torch.eye(3, dtype=x.dtype)[y]).solutions([0.01])[0],
     ):
         torch.testing.assert_close(solved(x @ turn).scores(x @ turn), solved(x).scores(x), atol=1e-4, rtol=0)
 
@@ -187,7 +187,7 @@ def test_constant_columns(constant: slice) -> None:
     y = labels(x, 3)
     x[:, constant] = 7.0
     shares = torch.bincount(y) / len(y)
-    for found in (softmax(x, y, 0.01), *ridge(Basis(x), torch.eye(3)[y], [0.01])):
+    for found in (softmax(x, y, 0.01), *LeastSquares(Basis(x), torch.eye(3)[y]).solutions([0.01])):
         assert torch.isfinite(found.scores(x)).all()
         torch.testing.assert_close(found.weight[constant], torch.zeros_like(found.weight[constant]))
     if constant.stop == D:

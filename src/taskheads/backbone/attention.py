@@ -9,18 +9,19 @@ sliding window, ...) is honoured by evaluating the model's own mask function at 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from taskheads.backbone.changes import Past
+from taskheads.backbone.patterns import Block, Watcher, patterned
 from taskheads.backbone.ragged import Group, RaggedBatch
 from taskheads.errors import BackboneError
 
@@ -39,6 +40,10 @@ class Attention:
     after: called with (layer, output), the attention heads' outputs before the output projection
         [..., tokens, attention heads, head width]; returns the tensor to be used.
     past: keys and values that come before those of the rows' own tokens.
+    written_out: the layers whose scores and pattern are wanted; there `scores` and `pattern` are called with
+        (layer, tensor), [1 or rows, tokens, attention heads, keys] before and after softmax, and return
+        the tensor to be used.
+    watched: by layer, who is shown its pattern in pieces.
     modules: the modules that called so far; how many there are is the number of the layer that calls next.
     """
 
@@ -46,6 +51,10 @@ class Attention:
     before: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], tuple] | None = None
     after: Callable[[int, torch.Tensor], torch.Tensor] | None = None
     past: Past | None = None
+    written_out: frozenset[int] = frozenset()
+    scores: Callable[[int, torch.Tensor], torch.Tensor] | None = None
+    pattern: Callable[[int, torch.Tensor], torch.Tensor] | None = None
+    watched: Mapping[int, Watcher] = field(default_factory=dict)
     modules: list[torch.nn.Module] = field(default_factory=list)
 
 
@@ -126,6 +135,9 @@ def _attend(
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
+        if layer in running.written_out or layer in running.watched:
+            blocks = [_padded_block(module, query, key, value, attention_mask, scaling, **kwargs)]
+            output = _looked_into(output, blocks, None, running, layer)
     else:
         output = _attend_within_rows(
             module, query, key, value, attention_mask, running, layer, scaling, dropout, **kwargs
@@ -166,16 +178,15 @@ def _attend_within_rows(
         raise BackboneError(f"{type(module).__name__} cannot attend to what comes before a row")
     # [1, H, N, d] → [N, H, d], so that the rows of a group are one slice, and a slice is one dense block.
     query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
-    shared_keys = key.shape[1] != query.shape[1]
     arranged = batch.arranged(None if past is None else past.lengths)
     order = arranged.order
     if order is not None:
         query, key, value = query[order], key[order], value[order]
-    outputs = []
     # Split at once: the gradient of a slice would be as large as all tokens, for every group anew.
     sizes = [group.count * group.length for group in arranged.groups]
-    blocks = zip(arranged.groups, *(each.split(sizes) for each in (query, key, value)), strict=True)
-    for group, queries, keys, values in blocks:
+    split = zip(arranged.groups, *(each.split(sizes) for each in (query, key, value)), strict=True)
+    blocks = []
+    for group, queries, keys, values in split:
         causal = is_causal and not group.past
         bias = None if mask is None or causal else mask.dense(group.length, query.device, group.past)
         if position_bias is not None:
@@ -185,21 +196,48 @@ def _attend_within_rows(
             assert past is not None
             before = (each.transpose(1, 2).to(keys.dtype) for each in past.of(layer, group.rows))
             keys, values = (torch.cat([old, new], 2) for old, new in zip(before, (keys, values), strict=True))
-        block = scaled_dot_product_attention(
-            _block(queries, group),
-            keys,
-            values,
-            attn_mask=bias,
-            dropout_p=dropout,
-            is_causal=causal and bias is None,
-            scale=scaling,
-            enable_gqa=shared_keys,
-        )
-        outputs.append(block.transpose(1, 2).flatten(0, 1))
+        blocks.append(Block(_block(queries, group), keys, values, bias, causal, scaling, group))
+    outputs = [block.attend(dropout).transpose(1, 2).flatten(0, 1) for block in blocks]
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     if order is not None:
         output = torch.empty_like(output).index_copy(0, order, output)
-    return output.unsqueeze(0)
+    return _looked_into(output.unsqueeze(0), blocks, order, running, layer)
+
+
+def _looked_into(
+    output: torch.Tensor, blocks: Sequence[Block], order: torch.Tensor | None, running: Attention, layer: int
+) -> torch.Tensor:
+    """The output [1, N, H, d], its layer's pattern shown to who watches it and changed by who changes it."""
+    if layer in running.written_out:
+        assert running.scores is not None
+        assert running.pattern is not None
+        at_scores, at_pattern = partial(running.scores, layer), partial(running.pattern, layer)
+        output = patterned(output, blocks, order, at_scores, at_pattern)
+    if (watcher := running.watched.get(layer)) is not None:
+        for block in blocks:
+            for piece in block.pieces():
+                watcher(piece)
+    return output
+
+
+def _padded_block(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    position_bias: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    **ignored: Any,
+) -> Block:
+    """All rows as transformers' SDPA takes them."""
+    if is_causal is None:
+        is_causal = bool(getattr(module, "is_causal", True))
+    is_causal = is_causal and mask is None
+    if position_bias is not None:
+        mask = create_position_bias_mask(position_bias, mask, is_causal, query, key)
+    return Block(query, key, value, mask, is_causal, scaling)
 
 
 def _block(tokens: torch.Tensor, group: Group) -> torch.Tensor:

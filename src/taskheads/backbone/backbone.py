@@ -19,6 +19,7 @@ from torch import nn
 
 from taskheads.backbone.attention import NAME, Attention, attending
 from taskheads.backbone.changes import Change, Changes
+from taskheads.backbone.cutting import loaded
 from taskheads.backbone.precision import Precision, as_floats, integers_of, lowered, put_integers
 from taskheads.backbone.ragged import Encoded, RaggedBatch, in_batches
 from taskheads.backbone.reads import Read
@@ -54,7 +55,10 @@ class Backbone:
     ----------
     layout: where the layers are; `layout.names` lists every site.
     why_padded: None when the model runs without padding, else the sentence that says why it cannot.
+    one_at_a_time: that no passes may run side by side, as where other processes have a part in each.
     """
+
+    one_at_a_time = False
 
     def __init__(
         self,
@@ -95,9 +99,7 @@ class Backbone:
                 saved_alone = any(name.endswith("EncoderModel") for name in config.architectures or ())
                 encoder_only = config.is_encoder_decoder or saved_alone
                 auto = AutoModelForTextEncoding if encoder_only else AutoModel
-                model, report = auto.from_pretrained(
-                    source, config=config, dtype=torch.float32, output_loading_info=True
-                )
+                model, report = loaded(auto, source, config)
                 vision = model.main_input_name == "pixel_values"
                 tokenizer = None if vision else AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -154,7 +156,7 @@ class Backbone:
     def patches(self) -> int:
         """Tokens of one image."""
         with torch.inference_mode():
-            return len(self.run(self._probe(), ["embeddings"])["embeddings"])
+            return len(self.run(self.probe(), ["embeddings"])["embeddings"])
 
     def of(self, task: str) -> Backbone:
         """What the head of this task reads: the backbone itself, unless tasks change something in it."""
@@ -223,7 +225,7 @@ class Backbone:
         """Numbers a token at `site`: the width of a read of it."""
         if site not in self._widths:
             with torch.inference_mode():
-                probe = self._probe()
+                probe = self.probe()
                 if isinstance(probe, RaggedBatch):
                     probe = probe.to(self.device)
                 self._widths[site] = self.run(probe, [site])[site].flatten(1).shape[1]
@@ -254,8 +256,8 @@ class Backbone:
         """A batch of prepared images [images, channels, height, width]."""
         return ImageBatch(pixels.to(self.device))
 
-    def _probe(self) -> Batch:
-        """A small batch of three rows of different length."""
+    def probe(self) -> Batch:
+        """A small batch for trying the backbone, not on its device: three rows of different length."""
         config = self.model.config
         if self.vision:
             return ImageBatch(torch.zeros(1, config.num_channels, config.image_size, config.image_size))
@@ -279,7 +281,7 @@ class Backbone:
         ]
         try:
             with torch.inference_mode(), attending(attention):
-                _plain_forward(self.model, self._probe())
+                _plain_forward(self.model, self.probe())
         finally:
             for hook in hooks:
                 hook.remove()
@@ -290,7 +292,7 @@ class Backbone:
 
     def _why_padded(self) -> str | None:
         """Try the model without padding against padded rows; say what is wrong, or None."""
-        probe = self._probe()
+        probe = self.probe()
         name = type(self.model).__name__
         if not self.layout.has_attention:
             return f"{name} does not use the attention interface of transformers"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from taskheads.backbone.backbone import Backbone
 
@@ -26,16 +27,20 @@ def branched(trunk: Backbone, own: Mapping[str, torch.Tensor]) -> Backbone:
     `own` is {name of a parameter of `trunk.model`: value}; values are copied. Raises AttributeError for an
     unknown name.
     """
-    model = trunk.model
-    mine = {id(model.get_parameter(name)) for name in own}
-    # What deepcopy finds in its memo it takes for copied already.
-    shared = [*model.parameters(), *model.buffers()]
-    copied = copy.deepcopy(model, {id(each): each for each in shared if id(each) not in mine})
+    copied = sharing(trunk.model, own)
     with torch.no_grad():
         for name, value in own.items():
             copied.get_parameter(name).copy_(value)
     tokenizer = None if trunk.tokens is None else trunk.tokens.tokenizer
     return Backbone(copied, tokenizer, name=trunk.name, limit=trunk.limit)
+
+
+def sharing(model: nn.Module, own: Iterable[str] = ()) -> nn.Module:
+    """A copy of a module whose parameters and buffers are the very same tensors, but for those named."""
+    mine = {id(model.get_parameter(name)) for name in own}
+    # What deepcopy finds in its memo it takes for copied already.
+    shared = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(each): each for each in shared if id(each) not in mine})
 
 
 def own_tensors(backbone: Backbone, trunk: Backbone) -> dict[str, torch.Tensor]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from taskheads.backbone.patterns import Watcher
 from taskheads.backbone.sites import Layout, layer_of
 from taskheads.errors import BackboneError
 
@@ -52,11 +53,22 @@ class Lower:
 
 
 @dataclass(frozen=True)
+class Attended:
+    """What a layer's module of attention gives [N, D], in place of running it: for models in which that
+    module holds the output projection, and gives nothing else that is used."""
+
+    layer: int
+    output: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Changes:
     """All that a pass changes. Every function sees the tokens of all rows end to end, prompts included.
 
     sites: by site, what replaces what stands there. maps: by the name of a module of the model which is a
-    linear map or a norm, what replaces its output. prompts, past, lower: see there.
+    linear map or a norm, what replaces its output. prompts, past, lower, attended: see there. watched: by
+    layer, who is shown its attention pattern, in pieces (`taskheads.backbone.patterns.Seen`) that are never
+    kept; it changes nothing.
     """
 
     sites: Mapping[str, Change] = field(default_factory=dict)
@@ -64,6 +76,8 @@ class Changes:
     prompts: Prompts | None = None
     past: Past | None = None
     lower: Lower | None = None
+    watched: Mapping[int, Watcher] = field(default_factory=dict)
+    attended: Attended | None = None
 
     @classmethod
     def of(cls, changes: Changes | Mapping[str, Change] | None) -> Changes:
@@ -78,12 +92,21 @@ class Changes:
                 raise BackboneError(f"this backbone has no linear map or norm called {name!r}")
         if self.prompts is not None and layout.words is None:
             raise BackboneError("this backbone has no token embeddings for prompts to stand beside")
+        if self.watched and not (layout.has_attention and ragged):
+            raise BackboneError("a backbone that runs padded shows no attention patterns in pieces")
+        for layer in self.watched:
+            if not 0 <= layer < len(layout.layers):
+                raise BackboneError(f"this backbone has no layer {layer} to watch")
         if not ragged and self.past is not None:
             raise BackboneError("a backbone that runs padded takes no keys and values before a row")
-        if self.lower is not None and self.lowest(layout) < self.lower.layer:
+        if self.lower is not None and self._lowest_for(self.lower, layout) < self.lower.layer:
             raise BackboneError(
                 f"what changes below layer {self.lower.layer} cannot take what others made there"
             )
+
+    def _lowest_for(self, lower: Lower, layout: Layout) -> int:
+        # Of keys and values that come before, what is of layers that do not run is not asked for.
+        return (self if lower.output is None else replace(self, past=None)).lowest(layout)
 
     def lowest(self, layout: Layout) -> int:
         """The lowest layer in which anything changes, the number of layers where nothing does; -1 is what
@@ -91,4 +114,6 @@ class Changes:
         if self.prompts is not None or self.past is not None:
             return -1
         touched = [*map(layer_of, self.sites), *(layout.modules[name] for name in self.maps)]
+        if self.attended is not None:
+            touched.append(self.attended.layer)
         return max(-1, min([*touched, len(layout.layers)]))

@@ -151,7 +151,7 @@ def _plan(backbone: Backbone, lengths: np.ndarray) -> tuple[int, int]:
     if backbone.device.type != "cpu":
         return _GPU_TOKENS, 1
     workers = min(torch.get_num_threads(), total // _FEWEST_TOKENS)
-    if workers < 2:
+    if workers < 2 or backbone.one_at_a_time:
         return _MOST_TOKENS, 1
     # As many batches for each worker, all of about the same size.
     batches = workers * -(-total // (workers * _MOST_TOKENS))

@@ -118,7 +118,7 @@ def generate(
     if 0 in batch.lengths:
         raise BackboneError(f"row {batch.lengths.index(0)} has no token to go on from")
     answers: list[list[int]] = [[] for _ in batch.lengths]
-    rows = list(range(len(answers)))
+    rows, numbers = list(range(len(answers))), batch.rows
     tasks = [task for task, count in batch.tasks for _ in range(count)]
     kept = Kept(batch.lengths, most)
     for _ in range(most):
@@ -135,7 +135,8 @@ def generate(
         of_task = (
             [(task, len([*some])) for task, some in groupby(tasks[row] for row in rows)] if tasks else ()
         )
-        batch = RaggedBatch([Encoded(np.array(answers[row][-1:])) for row in rows], tasks=of_task)
+        new = [Encoded(np.array(answers[row][-1:])) for row in rows]
+        batch = RaggedBatch(new, [numbers[row] for row in rows], of_task)
         batch = batch.to(backbone.device)
     return answers
 

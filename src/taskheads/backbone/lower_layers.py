@@ -1,8 +1,7 @@
-"""Passes of the same batch which run the layers that none of them changes once."""
+"""Passes of the same batch in which what none of them changes runs once: layers, and blocks of attention."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from taskheads.backbone.attention import Attention
-from taskheads.backbone.changes import Lower
+from taskheads.backbone.changes import Attended, Lower
+from taskheads.backbone.standing_in import standing_in
 
 
 @contextmanager
@@ -34,37 +34,24 @@ def lower_layers(layers: Sequence[nn.Module], lower: Lower | None, attention: At
             lower.output = output
         return output
 
-    with _Watched.all(dict.fromkeys(layers), run):
+    with standing_in(layers, run):
         yield
 
 
-class _Watched:
-    """Stands in for the `forward` of a layer while any thread watches it, and minds each thread's wish."""
+@contextmanager
+def given_attention(
+    modules: Sequence[nn.Module], attended: Attended | None, attention: Attention
+) -> Iterator[None]:
+    """In this thread's pass, a layer's block of attention gives what it is said to, and does not run."""
+    if attended is None:
+        yield
+        return
 
-    _lock = threading.Lock()
+    def run(forward: Callable, *args: Any, **kwargs: Any) -> Any:
+        if len(attention.modules) != attended.layer:
+            return forward(*args, **kwargs)
+        attention.modules.append(modules[attended.layer])
+        return attended.output[None], None
 
-    def __init__(self, forward: Callable) -> None:
-        self.forward = forward
-        self.wishes: dict[int, Callable] = {}
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        wish = self.wishes.get(threading.get_ident())
-        return self.forward(*args, **kwargs) if wish is None else wish(self.forward, *args, **kwargs)
-
-    @classmethod
-    @contextmanager
-    def all(cls, modules: Any, wish: Callable) -> Iterator[None]:
-        me = threading.get_ident()
-        with cls._lock:
-            for module in modules:
-                if not isinstance(module.forward, cls):
-                    module.forward = cls(module.forward)
-                module.forward.wishes[me] = wish
-        try:
-            yield
-        finally:
-            with cls._lock:
-                for module in modules:
-                    del module.forward.wishes[me]
-                    if not module.forward.wishes:
-                        del module.forward
+    with standing_in([modules[attended.layer]], run):
+        yield

@@ -157,6 +157,20 @@ class RaggedBatch:
             start = groups[-1].stop
         return Arrangement(order, groups)
 
+    def repeated(self, times: int) -> RaggedBatch:
+        """All rows, and all of them again, so many times; each keeps its number."""
+        segments = None if self.segments is None else self.segments.repeat(times)
+        made = self._with(self.ids.repeat(times), segments, self.lengths * times, self.words * times)
+        made.rows, made.tasks = self.rows * times, self.tasks * times
+        return made
+
+    def ends(self) -> tuple[RaggedBatch, torch.Tensor]:
+        """The last token of each row alone, and where it stands in this batch. Every row must have one."""
+        at = self.starts + self.counts - 1
+        segments = None if self.segments is None else self.segments[at]
+        made = self._with(self.ids[at], segments, [1] * len(self), [None] * len(self))
+        return made, at
+
     def with_room(self, before: Sequence[int]) -> tuple[RaggedBatch, torch.Tensor]:
         """The batch with so many more tokens before each row's own, and where its own tokens then stand.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from taskheads.backbone.attention import Attention, attending, current_batch
 from taskheads.backbone.changes import Changes, MapChange, Past
-from taskheads.backbone.lower_layers import lower_layers
+from taskheads.backbone.lower_layers import given_attention, lower_layers
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.backbone.sites import Layout, layer_of
 
@@ -51,7 +51,14 @@ class Pass:
         self.found: dict[str, torch.Tensor] = {}
         self.kept: torch.Tensor | None = None
         self._thread = threading.get_ident()
-        self._last = max((layer_of(site) for site in read), default=10**9)
+        self._last = max([*map(layer_of, read), *changes.watched], default=10**9)
+        # Where in the last layer the pass may end: with the last thing that is wanted of it.
+        last = {site.rpartition(".")[2] for site in read if layer_of(site) == self._last}
+        if any(layout.modules[name] == self._last for name in changes.maps):
+            last.add("output")
+        before = last <= {"query", "key", "value"} and self._last not in changes.watched
+        self._ends_before_attention = bool(last) and before
+        self._ends_in_attention = self._last < 10**9 and not last & {"hidden", "output"}
 
     def run(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """Every site of `read` as [N, ...], prompts left out. Hooks are gone again when this returns or
@@ -66,13 +73,18 @@ class Pass:
         attention = Attention(batch if self.ragged and isinstance(batch, RaggedBatch) else None)
         attention.past = changes.past
         touched = self.wanted | set(changes.sites)
-        if any(".attention." in site for site in touched):
+        if any(".attention." in site for site in touched) or changes.watched:
             attention.before, attention.after = self._before, self._after
+            attention.scores, attention.pattern = self._scores, self._pattern
+            written = (site for site in touched if site.endswith((".attention.scores", ".attention.pattern")))
+            attention.written_out = frozenset(map(layer_of, written))
+            attention.watched = changes.watched
         with ExitStack() as stack:
             stack.enter_context(attending(attention))
             if self.ragged:
                 stack.enter_context(_ShortBias.of(model))
             stack.enter_context(lower_layers(self.layout.layers, changes.lower, attention))
+            stack.enter_context(given_attention(self.layout.attention, changes.attended, attention))
             for handle in [*self._words(touched, room), *self._hooks(touched)]:
                 stack.callback(handle.remove)
             for name, change in changes.maps.items():
@@ -160,13 +172,25 @@ class Pass:
 
     def _before(self, layer: int, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
         names = (f"layers.{layer}.attention.{part}" for part in ("query", "key", "value"))
-        return tuple(
+        found = tuple(
             self._visit(name, part.transpose(1, 2)).transpose(1, 2)
             for name, part in zip(names, parts, strict=True)
         )
+        if layer == self._last and self._ends_before_attention:
+            raise _Deepest
+        return found
+
+    def _scores(self, layer: int, scores: torch.Tensor) -> torch.Tensor:
+        return self._visit(f"layers.{layer}.attention.scores", scores)
+
+    def _pattern(self, layer: int, weights: torch.Tensor) -> torch.Tensor:
+        return self._visit(f"layers.{layer}.attention.pattern", weights)
 
     def _after(self, layer: int, output: torch.Tensor) -> torch.Tensor:
-        return self._visit(f"layers.{layer}.attention.heads", output)
+        output = self._visit(f"layers.{layer}.attention.heads", output)
+        if layer == self._last and self._ends_in_attention:
+            raise _Deepest
+        return output
 
     def _visit(self, site: str, tensor: torch.Tensor) -> torch.Tensor:
         """Apply the change of `site` to [batch, tokens, ...] and keep what is read there."""

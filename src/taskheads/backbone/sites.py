@@ -5,6 +5,9 @@
     layers.3.attention.query  per attention head, as attention receives it         [N, heads, head width]
     layers.3.attention.key    (fewer heads under grouped-query attention)          [N, key heads, head width]
     layers.3.attention.value                                                       [N, key heads, head width]
+    layers.3.attention.scores  of a token for the positions in its row, before softmax; -inf where it may
+                              not look, and beyond its row                   [N, heads, longest row]
+    layers.3.attention.pattern  the weights that they become                   [N, heads, longest row]
     layers.3.attention.heads  each attention head's output, before the projection  [N, heads, head width]
     layers.3.mlp.hidden       what enters the last projection of the feed-forward  [N, hidden width]
     layers.3.output           the residual stream after layer 3                    [N, width]
@@ -24,9 +27,9 @@ from transformers.pytorch_utils import Conv1D
 
 from taskheads.errors import BackboneError
 
-ATTENTION_PARTS = ("query", "key", "value", "heads")
+ATTENTION_PARTS = ("query", "key", "value", "scores", "pattern", "heads")
 _SITE = re.compile(
-    r"tokens|embeddings|output|layers\.(\d+)\.(output|mlp\.hidden|attention\.(query|key|value|heads))"
+    r"tokens|embeddings|output|layers\.(\d+)\.(output|mlp\.hidden|attention\.(query|key|value|scores|pattern|heads))"
 )
 
 
@@ -64,6 +67,7 @@ class Layout:
     words: the table of token embeddings; None where rows are images.
     maps: for each layer, its linear maps and norms.
     modules: the (lowest) layer of each linear map and norm in a layer, by name.
+    attention: for each layer, the module that calls attention.
     """
 
     layers: tuple[nn.Module, ...]
@@ -72,6 +76,7 @@ class Layout:
     words: nn.Module | None = None
     maps: tuple[LayerMaps, ...] = ()
     modules: Mapping[str, int] = field(default_factory=dict)
+    attention: tuple[nn.Module, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -143,6 +148,7 @@ def find_layout(model: nn.Module, called: Sequence[nn.Module], n_layers: int, wi
         _words_of(model),
         maps,
         place,
+        tuple(attending),
     )
 
 

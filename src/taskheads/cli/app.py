@@ -10,7 +10,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from taskheads.cli import answering, cache, checking, fitting, methods
+from taskheads.cli import (
+    answering,
+    cache,
+    checking,
+    comparing,
+    exporting,
+    fitting,
+    inspecting,
+    merging,
+    methods,
+    serving,
+)
 from taskheads.errors import TaskheadsError
 
 USERS_TO_MEND = 2
@@ -68,6 +79,12 @@ app.command()(answering.evaluate)
 app.command()(fitting.add)
 app.command()(fitting.remove)
 app.command()(checking.check)
+app.command()(comparing.compare)
+app.command()(inspecting.inspect)
+app.command()(inspecting.prune)
+app.command()(merging.merge)
+app.command()(serving.serve)
+app.command()(exporting.export)
 app.add_typer(methods.app, name="methods")
 app.add_typer(cache.app, name="cache")
 

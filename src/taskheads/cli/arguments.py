@@ -17,6 +17,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a model.")]
 
 
+def named_after(source: str) -> str:
+    """What is made of a source is called after it: a folder's name, a file's without its ending."""
+    path = Path(source).resolve()
+    return path.name if path.is_dir() else path.stem
+
+
 def one_source(sources: list[str]) -> str | list[str]:
     """What `taskheads.fit` takes for the sources of a command line."""
     if len(sources) == 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taskheads.cli.arguments import Folder, NoCache, Quiet, Sources, one_source
+from taskheads.cli.arguments import Folder, NoCache, Quiet, Sources, named_after, one_source
 
 if TYPE_CHECKING:
     from taskheads.backbone.cache import FeatureCache
@@ -28,7 +28,9 @@ def fit(
     source: Sources,
     out: Out = None,
     backbone: Annotated[str | None, typer.Option(help="A folder or a Hub name.")] = None,
-    tune: Annotated[str, typer.Option(metavar="HOW", help="What learns; see below.")] = "auto",
+    tune: Annotated[
+        str | None, typer.Option(metavar="HOW", help="What learns; see below.  [default: auto]")
+    ] = None,
     minutes: Minutes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     track: Annotated[str | None, typer.Option(help="tensorboard, wandb, mlflow, … by accelerate.")] = None,
@@ -49,7 +51,7 @@ def fit(
     from taskheads.cli.progress import bars
     from taskheads.report.page import page
 
-    folder = out or Path("runs") / _name(source[0])
+    folder = out or Path("runs") / named_after(source[0])
     # torchrun starts this command several times; one of them speaks.
     first = os.environ.get("RANK", "0") == "0"
     with (
@@ -142,9 +144,3 @@ def _cache(none: bool) -> FeatureCache | None:
     from taskheads.backbone.cache import FeatureCache
 
     return None if none else FeatureCache()
-
-
-def _name(source: str) -> str:
-    """What a model is called after its first source: a folder's name, a file's without its ending."""
-    path = Path(source).resolve()
-    return path.name if path.is_dir() else path.stem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,9 @@ def methods(
     ctx: typer.Context,
     as_json: Json = False,
     family: Annotated[str | None, typer.Option(help="Only the methods of this family.")] = None,
+    write_docs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a page for each family, as docs/methods.")
+    ] = None,
 ) -> None:
     """List the methods of the catalogue."""
     if ctx.invoked_subcommand is not None:
@@ -29,6 +33,11 @@ def methods(
     if family is not None and family not in FAMILIES:
         near = did_you_mean(family, FAMILIES)
         raise ConfigError(f"there is no family {family!r}{near}; the families are {listed(FAMILIES, 99)}")
+    if write_docs is not None:
+        from taskheads.report.method_pages import write_pages
+
+        print(f"{len(write_pages(write_docs, catalogue()))} pages are in {write_docs}")
+        return
     cards = [card for card in catalogue() if family in (None, card.family)]
     if as_json:
         show_json([card.to_json() for card in cards])
@@ -43,14 +52,19 @@ def methods(
 
 @app.command("show")
 def show_one(name: str, as_json: Json = False) -> None:
-    """Show one method, its paper and its evidence."""
+    """Show one method: mechanism, when to use it, parameters, an example, its paper and its evidence."""
+    from dataclasses import asdict
+
     from taskheads.cli.output import show, show_json
     from taskheads.methods import find
 
     card = find(name)
+    from taskheads.report.described import described
+
+    told = described(card)
     if as_json:
-        show_json(card.to_json())
+        show_json(card.to_json() | asdict(told))
         return
     from taskheads.report.cards import method_card
 
-    show(method_card(card))
+    show(method_card(card, told))

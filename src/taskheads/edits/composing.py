@@ -9,6 +9,7 @@ import torch
 
 from taskheads.backbone.changes import Changes, Past
 from taskheads.backbone.generating import Kept
+from taskheads.backbone.patterns import Watcher
 from taskheads.edits.edit import KeysValues
 from taskheads.errors import BackboneError
 
@@ -19,8 +20,9 @@ def then(first: Changes, second: Changes) -> Changes:
 
     Raises BackboneError where `second` has prompts, or either says what the lower layers give.
     """
-    if second.prompts is not None or first.lower is not None or second.lower is not None:
-        raise BackboneError("prompts, and what lower layers gave, cannot be had on top of other changes")
+    given = (first.lower, second.lower, first.attended, second.attended)
+    if second.prompts is not None or any(each is not None for each in given):
+        raise BackboneError("prompts, and what layers gave before, cannot be had on top of other changes")
     if first.prompts is not None and isinstance(second.past, Kept):
         second.past.prompted(first.prompts.lengths)
     pasts = [past for past in (first.past, second.past) if past is not None]
@@ -29,6 +31,7 @@ def then(first: Changes, second: Changes) -> Changes:
         _joined(first.maps, second.maps),
         first.prompts,
         InTurn(*pasts) if len(pasts) == 2 else next(iter(pasts), None),
+        watched=_both_shown(first.watched, second.watched),
     )
 
 
@@ -40,6 +43,13 @@ def _joined(first: Mapping[str, Callable], second: Mapping[str, Callable]) -> di
 def _composed(first: Callable, second: Callable) -> Callable:
     # A function at a map sees its input too; the last argument is what there is to change.
     return lambda *given: second(*given[:-1], first(*given))
+
+
+def _both_shown(first: Mapping[int, Watcher], second: Mapping[int, Watcher]) -> dict[int, Watcher]:
+    def shown(layer: int) -> Watcher:
+        return lambda piece: (first[layer](piece), second[layer](piece))[1]
+
+    return {**first, **second, **{layer: shown(layer) for layer in first if layer in second}}
 
 
 class InTurn:

@@ -127,15 +127,15 @@ def _is_edit(found: object) -> bool:
     return isinstance(found, type) and issubclass(found, Edit)
 
 
-def options_of(kind: type[Edit]) -> list[str]:
-    """The names of the options that a method takes."""
-    return [
-        name
-        for each in kind.__mro__
-        if "__init__" in vars(each)
-        for name, given in inspect.signature(vars(each)["__init__"]).parameters.items()
-        if given.kind is given.KEYWORD_ONLY
-    ]
+def defaults_of(kind: type[Edit]) -> dict[str, Any]:
+    """The options that a method takes, by name, with their defaults."""
+    found: dict[str, Any] = {}
+    for each in kind.__mro__:
+        if "__init__" in vars(each):
+            for name, given in inspect.signature(vars(each)["__init__"]).parameters.items():
+                if given.kind is given.KEYWORD_ONLY:
+                    found.setdefault(name, given.default)
+    return found
 
 
 def made(
@@ -144,7 +144,7 @@ def made(
     """A new edit of this method, for these tasks. Raises ConfigError for an unknown method or option."""
     kind = edit_class(method)
     options = dict(options or {})
-    accepted = options_of(kind)
+    accepted = defaults_of(kind)
     for name in options:
         if name not in accepted:
             raise ConfigError(f"{method} has no option {name!r}{did_you_mean(name, accepted)}")

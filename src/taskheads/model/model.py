@@ -149,23 +149,31 @@ class Model:
 
         Raises ConfigError or DataError where that data has none of the model's tasks, or cannot be read.
         """
+        rows = self.labelled(source, split=split)
+        return self.scores(rows, self.features(rows, cache, progress))
+
+    def labelled(self, source: Any = None, *, split: str = "test") -> dict[str, Examples]:
+        """The labelled rows of a split, by task: what `evaluate` judges on. Raises as it does."""
+        tasks = self.suite(source).tasks
+        rows = {name: data.splits[split] for name, data in tasks.items() if len(data.splits[split])}
+        if not rows:
+            names = ", ".join(self.heads)
+            raise ConfigError(f"that data has no {split} rows of a task of this model ({names})")
+        return rows
+
+    def suite(self, source: Any = None) -> Suite:
+        """The data of the model's tasks: `source` as `fit` takes it, by default what the model was fitted on,
+        read again. Raises as `evaluate` does."""
         if source is None and not self.card["sources"]:
             raise ConfigError("the model does not know where its data was: say which data to evaluate it on")
+        seed = self.card["seed"]
         if isinstance(source, Suite):
             suites = [source]
         else:
             sources = [source] if source is not None else self.card["sources"]
-            suites = [load_suite(each, seed=self.card["seed"]) for each in sources]
-        rows = {
-            name: data.splits[split]
-            for suite in suites
-            for name, data in suite.tasks.items()
-            if name in self.heads and len(data.splits[split])
-        }
-        if not rows:
-            names = ", ".join(self.heads)
-            raise ConfigError(f"that data has no {split} rows of a task of this model ({names})")
-        return self.scores(rows, self.features(rows, cache, progress))
+            suites = [load_suite(each, seed=seed) for each in sources]
+        tasks = {name: data for suite in suites for name, data in suite.tasks.items() if name in self.heads}
+        return Suite(tasks, self.backbone.name, seed)
 
     def scores(self, rows: dict[str, Examples], features: FeaturesOf) -> list[Score]:
         """The score of each task on labelled rows, from the features of each backbone that its tasks read."""

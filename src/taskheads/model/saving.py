@@ -4,7 +4,7 @@
                               and the data card: columns, labels, counts, scores
     backbone/                 weights, configuration and tokenizer, as Hugging Face writes them
     heads/NAME-HASH.safetensors
-    branches/NAME-HASH.safetensors      the weights that a branch has of its own
+    branches/NAME-HASH.safetensors      the weights that a branch has of its own, or adds to the shared ones
     edits/NAME-HASH.safetensors         the parameters of an edit
 
 The manifest is what makes a folder a model. All other files of a model stand beside those of the one that
@@ -31,7 +31,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from taskheads.backbone.backbone import Backbone
-from taskheads.backbone.branching import Branch, branched, own_tensors
+from taskheads.backbone.branching import Branch
+from taskheads.backbone.composed import restored_branch, stored_branch
 from taskheads.backbone.reads import Read
 from taskheads.edits.edit import Edit, made
 from taskheads.errors import ModelError
@@ -105,7 +106,8 @@ def load(folder: str | Path) -> Parts:
     branches: dict[str, Branch] = {}
     for name, facts in manifest.get("branches", {}).items():
         trunk = branches[facts["trunk"]].backbone if facts["trunk"] else backbone
-        branches[name] = Branch(branched(trunk, load_file(folder / facts["file"])), facts["trunk"])
+        own = restored_branch(trunk, load_file(folder / facts["file"]), facts.get("forms"))
+        branches[name] = Branch(own, facts["trunk"])
     branch_of = {name: facts["branch"] for name, facts in manifest["tasks"].items() if "branch" in facts}
     edits: dict[str, Edit] = {}
     for facts in manifest.get("edits", {}).values():
@@ -159,8 +161,9 @@ def _write(folder: Path, parts: Parts) -> None:
                 tasks[name]["branch"] = parts.branch_of[name]
         for name, branch in parts.branches.items():
             trunk = parts.branches[branch.trunk].backbone if branch.trunk else backbone
-            file = put("branches", name, _tensors(own_tensors(branch.backbone, trunk)))
-            branches[name] = {"trunk": branch.trunk, "file": file}
+            tensors, about = stored_branch(branch.backbone, trunk)
+            about["file"] = put("branches", name, _tensors(tensors))
+            branches[name] = about | {"trunk": branch.trunk}
         for edit in dict.fromkeys(parts.edits.values()):
             name = edit.tasks[0]
             about = {"method": edit.method, "tasks": edit.tasks, "options": edit.options}

@@ -52,7 +52,7 @@ def load_suite(
     ------
     ConfigError, DataError: something in the source or the data cannot be meant; one sentence that names it.
     """
-    declared = _read(source)
+    declared = declared_in(source)
     config = declared.config
     library = Library(declared.base)
     shared: dict[str, _SharedData] = {}
@@ -110,7 +110,8 @@ class _SharedData:
         return self._splits
 
 
-def _read(source: Any) -> Declared:
+def declared_in(source: Any) -> Declared:
+    """What a source of `load_suite` declares, checked, before any data is read."""
     # pydantic and YAML are imported at first use: this module is, by whoever imports taskheads.
     from taskheads.tasks.config import parse_config, read_config
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,27 +11,25 @@ from typing import Any
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.cache import FeatureCache
 from taskheads.errors import ConfigError
-from taskheads.model.evaluation import Score, commonest
-from taskheads.model.features import FrozenFeatures, Progress
+from taskheads.model.evaluation import Score
+from taskheads.model.features import Progress
 from taskheads.model.model import Model
 from taskheads.model.saving import check_writable
 from taskheads.tasks.suite import Suite, load_suite
-from taskheads.tasks.task import TaskData
-from taskheads.training.frozen import Fitted, fit_head
 from taskheads.training.held_out import with_dev
 from taskheads.training.joint.editing import TUNES, asked_edits, edits_for, tune_edits
 from taskheads.training.joint.recipe import Recipe
-from taskheads.training.joint.taking import choice_of, take_tuned
+from taskheads.training.joint.sharding import check_shard
+from taskheads.training.joint.taking import take_tuned
 from taskheads.training.joint.tuning import (
     Outcome,
     Stages,
     Watch,
-    stage_of,
     tune_alone,
     tune_shared,
 )
 from taskheads.training.joint.workers import Workers
-from taskheads.training.suite_features import every_candidate, suite_features
+from taskheads.training.solving import Solved, solve
 from taskheads.training.telling import report_of
 
 
@@ -43,10 +38,11 @@ def fit(
     *,
     out: str | Path | None = None,
     backbone: str | Backbone | None = None,
-    tune: str = "auto",
+    tune: str | None = None,
     training: Mapping[str, Any] | Recipe | None = None,
     resume: bool = False,
     seed: int | None = None,
+    solved: Solved | None = None,
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -60,14 +56,16 @@ def fit(
     out: a folder to save the model to. While a backbone is tuned, the run is kept in `OUT.training` beside
         it.
     backbone: "minilm", a folder, a Hub name or a loaded `Backbone`, in place of what the source says.
-    tune: "frozen" solves for a head of each task on the frozen backbone; "full" also fine-tunes the backbone
-        for all tasks together; "auto" does both; the name of an edit ("lora", "ia3", ...; see
-        `taskheads methods`) leaves the backbone as it is, and each task learns what it changes there. But for
-        "full", each task keeps what is best for it on dev, so that none is worse off than it was alone. A
-        task whose suite entry says `edit` has that edit tried, beside what `tune` says.
+    tune: in place of what the training says, which by itself is "auto". "frozen" solves for a head of each
+        task on the frozen backbone; "full" also fine-tunes the backbone for all tasks together; "auto" does
+        both; the name of an edit ("lora", "ia3", ...; see `taskheads methods`) leaves the backbone as it is,
+        and each task that the method is for learns what it changes there. But for "full", each task keeps
+        what is best for it on dev, so that none is worse off than it was alone. A task whose suite entry says
+        `edit` has that edit tried, beside what `tune` says.
     training: how to tune, over what the source says; see `Recipe`.
     resume: go on with the run that is kept beside `out`; without, such a run is begun anew.
     seed: of training and of the bootstrap intervals, in place of what the source says.
+    solved: what `solve` made of this suite on this backbone, where that was done before.
     cache: where features of the frozen backbone are looked up and kept; None computes them afresh.
     progress: called with (stage, done, total). watch: called with a tuning stage's name and its course.
 
@@ -88,23 +86,28 @@ def fit(
     workers = Workers.here()
     first = workers.rank == 0
     suite = _suite(source, backbone if isinstance(backbone, str) else None, seed)
+    recipe = Recipe.of(suite.training, **Recipe.of(training).model_dump(exclude_unset=True))
+    recipe.grouped(suite.tasks)
+    tune = tune or recipe.tune
     asked = asked_edits(suite, tune)
     if asked and tune == "frozen":
         raise ConfigError(f"task {next(iter(asked))!r} asks for an edit, and nothing is tuned under frozen")
-    recipe = Recipe.of(suite.training, **Recipe.of(training).model_dump(exclude_unset=True))
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(suite.backbone)
     card = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "backbone": backbone.name,
         "seed": suite.seed,
-        "sources": [],
+        "sources": [] if isinstance(source, Suite) else [_kept(source)],
         "tasks": {},
     }
     model = Model(backbone, {}, card)
     if asked:  # what cannot be made is known before anything is computed
         edits_for(backbone, asked)
-    solved = _solve_into(model, suite, source, cache, progress)
+    check_shard(recipe, backbone, asked, workers)
+    if solved is None:
+        solved = solve(backbone, suite, cache=cache, progress=progress)
+    solved.put_into(model)
     tasks = {name: with_dev(data) for name, data in suite.tasks.items()}
     made = Outcome.of_frozen(tasks, solved.fitted, solved.features)
     if tune != "frozen":
@@ -114,7 +117,8 @@ def fit(
         workers.wait()
         how = Stages(tasks, solved.fitted, recipe, suite.seed, kept, watch, made)
         if tune in TUNES:
-            tune_shared(backbone, solved.features, how, full=tune == "full")
+            for stages in how.by_groups():
+                tune_shared(backbone, solved.features, stages, full=tune == "full")
         if asked:
             tune_edits(backbone, solved.features, how, asked)
         if recipe.alone:
@@ -157,7 +161,10 @@ def add(
     asked = asked_edits(suite, tune)
     edits_for(model.backbone, asked)
     recipe = Recipe.of(suite.training, **Recipe.of(training).model_dump(exclude_unset=True))
-    solved = _solve_into(model, suite, source, cache, progress)
+    solved = solve(model.backbone, suite, seed=model.card["seed"], cache=cache, progress=progress)
+    solved.put_into(model)
+    if not isinstance(source, Suite):
+        model.card["sources"].append(_kept(source))
     if asked:
         tasks = {name: with_dev(data) for name, data in suite.tasks.items()}
         made = Outcome.of_frozen(tasks, solved.fitted, solved.features)
@@ -169,72 +176,6 @@ def add(
 
 def _suite(source: Any, backbone: str | None, seed: int | None) -> Suite:
     return source if isinstance(source, Suite) else load_suite(source, backbone=backbone, seed=seed)
-
-
-@dataclass
-class _Solved:
-    """What solving for heads on the frozen backbone leaves for those who go on."""
-
-    fitted: dict[str, Fitted]
-    features: FrozenFeatures
-    stages: list[dict[str, Any]]
-
-
-def _solve_into(
-    model: Model, suite: Suite, source: Any, cache: FeatureCache | None, progress: Progress | None
-) -> _Solved:
-    """Solve for the head of each task, judge it on test, and put it into the model."""
-    started = time.perf_counter()
-    backbone = model.backbone
-    features = suite_features(backbone, suite.tasks.values(), every_candidate, cache=cache, progress=progress)
-    read_in = time.perf_counter() - started
-    stages = [stage_of("features", read_in)]
-    found, cards = {}, {}
-    for done, (name, data) in enumerate(suite.tasks.items()):
-        if progress is not None:
-            progress("solving", done, len(suite.tasks))
-        found[name] = fit_head(backbone, data, features)
-        cards[name] = _card(data, found[name])
-    heads = {name: each.head for name, each in found.items()}
-    rows = {name: data.splits["test"] for name, data in suite.tasks.items() if len(data.splits["test"])}
-    fresh = Model(backbone, heads, {"seed": model.card["seed"], "tasks": cards})
-    for score in fresh.scores(rows, lambda _: features):
-        cards[score.task]["test"] = score.to_json()
-    model.heads.update(heads)
-    model.card["tasks"].update(cards)
-    if not isinstance(source, Suite):
-        model.card["sources"].append(_kept(source))
-    stages.append(stage_of("heads", time.perf_counter() - started - read_in))
-    model.card["seconds"] = {stage["name"]: stage["seconds"] for stage in stages}
-    if progress is not None:
-        progress("solving", len(suite.tasks), len(suite.tasks))
-    return _Solved(found, features, stages)
-
-
-def _card(data: TaskData, fitted: Fitted) -> dict[str, Any]:
-    task, train = data.task, data.splits["train"]
-    return {
-        "kind": task.kind,
-        "inputs": list(task.inputs),
-        "label": task.label,
-        "metric": task.metric,
-        "labels": _counts(data),
-        "rows": {split: len(examples) for split, examples in data.splits.items()},
-        "commonest": commonest(task, train.targets),
-        "understood": data.reasons,
-        "seconds": round(fitted.seconds, 3),
-        **choice_of(fitted),
-    }
-
-
-def _counts(data: TaskData) -> dict[str, int]:
-    """How often each label occurs in train; empty for numbers and for search."""
-    if not data.task.labels:
-        return {}
-    counts: Counter = Counter()
-    for target in data.splits["train"].targets:
-        counts.update(map(str, target) if isinstance(target, list) else [str(target)])
-    return {str(label): counts[str(label)] for label in data.task.labels}
 
 
 def _kept(source: Any) -> Any:

@@ -29,8 +29,7 @@ class Basis:
 
     def __init__(self, features: torch.Tensor) -> None:
         n, d = features.shape
-        self.mean = features.mean(0)
-        self.centred = features - self.mean
+        self.mean, self.centred = self._centred(features)
         self._leading: dict[int, Leading] = {}
         if n < d:
             # The axes are combinations of the rows: found among these, which are fewer.
@@ -45,6 +44,10 @@ class Basis:
         if n < d:
             axes = rows.T @ (axes / (n * variances).sqrt())
         self.variances, self.axes = variances.to(features.dtype), axes.to(features.dtype)
+
+    def _centred(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = features.mean(0)
+        return mean, features - mean
 
     @property
     def nbytes(self) -> int:
@@ -89,20 +92,28 @@ class Solution:
 Loss = Callable[[torch.Tensor, Sequence[torch.Tensor]], torch.Tensor]
 
 
-def ridge(basis: Basis, targets: torch.Tensor, penalties: Sequence[float]) -> list[Solution]:
-    """Least squares with an unpenalised bias, targets [n, c]: a solution for each penalty.
+class LeastSquares:
+    """Linear least squares with an unpenalised bias, targets [n, c], ready to be solved for any penalty.
 
     Minimises mean |X W + b - Y|^2 / 2 + penalty / 2 * |W|^2; scikit-learn's Ridge alpha is n * penalty.
     """
-    centre = targets.mean(0)
-    moment = basis.axes.T @ (basis.centred.T @ (targets - centre)) / len(targets)
-    # One product for all penalties: with few outputs, reading the axes is what takes time.
-    inner = torch.cat([moment / (basis.variances + penalty)[:, None] for penalty in penalties], dim=1)
-    weights = (basis.axes @ inner).split(targets.shape[1], dim=1)
-    return [
-        Solution(weight, centre - basis.mean @ weight, penalty)
-        for weight, penalty in zip(weights, penalties, strict=True)
-    ]
+
+    def __init__(self, basis: Basis, targets: torch.Tensor) -> None:
+        self.basis, self.centre = basis, targets.mean(0)
+        # Few outputs first: the features are then read in the order in which they stand.
+        columns = ((targets - self.centre).T @ basis.centred).T
+        self.moment = basis.axes.T @ columns / len(targets)
+
+    def solutions(self, penalties: Sequence[float]) -> list[Solution]:
+        """A solution for each penalty."""
+        basis, moment = self.basis, self.moment
+        # One product for all penalties: with few outputs, reading the axes is what takes time.
+        inner = torch.cat([moment / (basis.variances + penalty)[:, None] for penalty in penalties], dim=1)
+        weights = (basis.axes @ inner).split(moment.shape[1], dim=1)
+        return [
+            Solution(weight, self.centre - basis.mean @ weight, penalty)
+            for weight, penalty in zip(weights, penalties, strict=True)
+        ]
 
 
 def solve(
@@ -129,7 +140,7 @@ def solve(
     biased: whether there is an unpenalised bias.
     start: a solution in the same axes, to start from.
     tolerance: L-BFGS stops when no entry of the gradient, in the scaled axes, exceeds it, or when a step
-        lowers the loss by less than its square.
+        lowers the loss by less than four times its square (by default, what single precision can tell).
     max_steps: L-BFGS steps at most.
     """
     rows = leading.rows
@@ -148,7 +159,7 @@ def solve(
         max_eval=2 * max_steps,
         history_size=20,
         tolerance_grad=tolerance,
-        tolerance_change=tolerance**2,
+        tolerance_change=4 * tolerance**2,
         line_search_fn="strong_wolfe",
     )
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from taskheads.backbone.backbone import Backbone
 from taskheads.model.evaluation import score
 from taskheads.model.findings import findings
 from taskheads.model.model import Model
 from taskheads.sharing.similarity import cosines, suggested_groups
 from taskheads.tasks.task import TaskData
+from taskheads.training.joint.alike import tuned_alike
 from taskheads.training.joint.loop import Course
 from taskheads.training.joint.tuning import SHARED, Outcome
 
@@ -24,22 +26,28 @@ def report_of(model: Model, tasks: Mapping[str, TaskData], made: Outcome, tune: 
 
     Tasks have their scores on test, one for each way that was tried, what the answers of the kept head tell,
     and dev scores; curves are of the run that all tasks shared, of their edits where there was none;
-    similarity is the cosine of the tasks' gradients there.
+    similarity is the cosine of the tasks' gradients there, and that of what their backbones make of the same
+    rows: of those tuned for each task alone where there are any, else of those that tasks keep.
     """
     edited = next((each for each in made.candidates.values() if each.edits), None)
     shared = made.candidates.get(SHARED, edited)
-    machine = platform.processor() or platform.machine()
     return {
         "title": ", ".join(tasks) if len(tasks) < 4 else f"{len(tasks)} tasks on one backbone",
         "created": model.card["created"],
         "backbone": model.card["backbone"],
-        "hardware": f"{machine}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "hardware": machine(),
         "tune": tune,
         "stages": made.stages,
         "tasks": {name: _task(model, data, made) for name, data in tasks.items()},
         "curves": None if shared is None else _curves(shared.course),
-        "similarity": None if shared is None else _similarity(shared.course, list(tasks)),
+        "similarity": None if shared is None else _similarity(shared.course, _backbones(model, made), tasks),
     }
+
+
+def machine() -> str:
+    """What the seconds of a report were measured on."""
+    kind = platform.processor() or platform.machine()
+    return f"{kind}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def _task(model: Model, data: TaskData, made: Outcome) -> dict[str, Any]:
@@ -78,9 +86,24 @@ def _curves(course: Course) -> dict[str, Any]:
     return {"loss": course.losses, "dev": course.dev, "tokens_per_second": course.rates}
 
 
-def _similarity(course: Course, names: list[str]) -> dict[str, Any] | None:
-    if not course.gramian:
+def _backbones(model: Model, made: Outcome) -> dict[str, Backbone]:
+    alone = {name: made.candidates.get(f"alone {name}") for name in model.heads}
+    return {
+        name: model.backbone_of(name) if each is None or each.branch is None else each.branch.backbone
+        for name, each in alone.items()
+    }
+
+
+def _similarity(
+    course: Course, backbones: Mapping[str, Backbone], tasks: Mapping[str, TaskData]
+) -> dict[str, Any] | None:
+    """The groups are those that gradients suggest, where they are known."""
+    gradient = cosines(torch.tensor(course.gramian, dtype=torch.float64)) if course.gramian else None
+    found = {"gradient": gradient, "representation": tuned_alike(backbones, tasks)}
+    told = [each for each in found.values() if each is not None]
+    if not told:
         return None
-    found = cosines(torch.tensor(course.gramian, dtype=torch.float64))
-    groups = [[names[at] for at in group] for group in suggested_groups(found)]
-    return {"tasks": names, "gradient": np.round(found, 4).tolist(), "representation": None, "groups": groups}
+    names = list(tasks)
+    groups = [[names[at] for at in group] for group in suggested_groups(told[0])]
+    rounded = {name: None if each is None else np.round(each, 4).tolist() for name, each in found.items()}
+    return {"tasks": names, **rounded, "groups": groups}

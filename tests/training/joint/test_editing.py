@@ -14,6 +14,7 @@ from taskheads.errors import ConfigError, TrainingError
 from taskheads.model.model import Model
 from taskheads.report.page import page
 from taskheads.tasks.suite import Suite
+from taskheads.training.joint.editing import serves
 from tests.edits.planted import stirred
 from tests.small_models import tiny_backbone
 from tests.training.joint.planted import planted
@@ -146,7 +147,8 @@ def test_every_edit_can_be_asked_for_by_name(method: str, tmp_path: Path) -> Non
         out=tmp_path / "m",
         training=QUICK | {"steps": 6 * edit_class(method).stages},
     )
-    assert all(method in card["tried"] for card in model.card["tasks"].values())
+    for card in model.card["tasks"].values():
+        assert (method in card["tried"]) is serves(method, card["kind"])
     assert answers(th.load(tmp_path / "m")) == answers(model)
 
 
@@ -165,6 +167,11 @@ def test_mistakes_are_named_before_anything_is_computed(tune: str, edits: dict, 
     with pytest.raises(ConfigError) as caught:
         fit(suite("topic", **edits), tune, progress=never)
     assert said in str(caught.value)
+
+
+def test_a_method_that_is_for_none_of_the_tasks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="ptec is for tasks of the kind multilabel or classify"):
+        fit(suite("size"), "ptec")
 
 
 def test_balancing_edits_is_refused() -> None:

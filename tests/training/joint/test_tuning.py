@@ -10,10 +10,11 @@ import torch
 
 import taskheads as th
 from taskheads.backbone.branching import Branch, branched, own_tensors
-from taskheads.errors import TrainingError
+from taskheads.errors import ConfigError, TrainingError
 from taskheads.model.model import Model
 from taskheads.report.page import page
 from taskheads.tasks.suite import Suite
+from taskheads.training.solving import solve
 from tests.small_models import tiny_backbone
 from tests.training.joint.planted import planted
 
@@ -61,6 +62,38 @@ def test_full_keeps_the_shared_backbone_for_all_as_the_models_own() -> None:
         if not torch.equal(each, model.backbone.model.get_parameter(name))
     ]
     assert len(moved) > 10
+
+
+def test_a_group_of_tasks_is_tuned_as_if_there_were_no_other(tmp_path: Path) -> None:
+    whole = tuned("full", groups=[["topic", "names"], ["size", "find"]])
+    half = QUICK | {"steps": QUICK["steps"] // 2}
+    for group in (("topic", "names"), ("size", "find")):
+        alone = th.fit(suite(*group), backbone=tiny_backbone(), tune="full", training=half)
+        assert whole.predict(ROWS, tasks=group) == alone.predict(ROWS)
+    assert set(whole.branch_of.values()) == {"shared topic+names", "shared size+find"}
+    whole.save(tmp_path / "m")
+    assert Model.load(tmp_path / "m").predict(ROWS) == whole.predict(ROWS)
+    assert {each["kept"] for each in (whole.report or {})["tasks"].values()} == {"shared"}
+
+
+def test_groups_are_every_task_once() -> None:
+    with pytest.raises(ConfigError, match=r"groups = topic, size \| size: each task once"):
+        tuned("full", groups=[["topic", "size"], ["size"]])
+
+
+def test_the_training_may_say_how_to_tune() -> None:
+    said = th.fit(suite("topic"), backbone=tiny_backbone(), training=QUICK | {"tune": "frozen"})
+    assert said.card["tasks"]["topic"].get("kept") is None
+    over = th.fit(suite("topic"), backbone=tiny_backbone(), tune="full", training=QUICK | {"tune": "frozen"})
+    assert over.card["tasks"]["topic"]["kept"] == "shared"
+
+
+def test_heads_solved_before_are_gone_on_from() -> None:
+    base, data = tiny_backbone(), suite()
+    solved = solve(base, data)
+    for tune in ("frozen", "full"):
+        again = th.fit(data, backbone=base, tune=tune, training=QUICK, solved=solved)
+        assert again.predict(ROWS) == tuned(tune).predict(ROWS)
 
 
 def test_scores_in_the_card_are_those_of_the_model_that_was_saved(tmp_path: Path) -> None:
@@ -171,5 +204,9 @@ def test_the_report_tells_of_every_way_and_can_be_drawn() -> None:
         assert ways[kept]["value"] == pytest.approx(model.card["tasks"][name]["test"]["value"])
     likeness = torch.tensor(report["similarity"]["gradient"])
     torch.testing.assert_close(likeness.diagonal(), torch.ones(4))
+    apart = torch.tensor(report["similarity"]["representation"])
+    torch.testing.assert_close(apart, apart.T)
+    assert ((apart > 0) & (apart < 1)).sum() == 12  # tuned for each task alone
     drawn = page(report)
+    assert "linear CKA" in drawn
     assert all(name in drawn for name in NAMES)

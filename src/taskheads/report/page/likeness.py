@@ -67,6 +67,7 @@ def _cell(x: float, y: float, first: str, second: str, value: object) -> list[Ma
     strength = min(abs(value), 1.0) if known(value) else 0.0
     class_ = "own" if first == second else "unlike" if known(value) and value < 0 else "alike"
     title = element("title", f"{first}, {second}: {decimal(value)}")
+    shown = round(value, 2) + 0.0 if known(value) else value  # what is -0.00 is shown as 0.00
     dark = class_ != "own" and strength > 0.75
     return [
         element(
@@ -79,7 +80,7 @@ def _cell(x: float, y: float, first: str, second: str, value: object) -> list[Ma
             class_=class_,
             fill_opacity=round(strength, 2),
         ),
-        text(x + _CELL / 2, y + _CELL / 2 + 4, decimal(value, 2), "on-dark" if dark else "", "middle"),
+        text(x + _CELL / 2, y + _CELL / 2 + 4, decimal(shown, 2), "on-dark" if dark else "", "middle"),
     ]
 
 

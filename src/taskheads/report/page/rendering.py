@@ -53,7 +53,7 @@ def page(report: Mapping[str, Any]) -> str:
     """
     tasks = outcomes(report.get("tasks"))
     return (
-        _templates()
+        templates()
         .get_template("page.html")
         .render(
             facts=[
@@ -77,22 +77,23 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 @cache
-def _templates() -> Environment:
-    templates = Environment(
+def templates() -> Environment:
+    """The templates of this folder, which escape every text."""
+    made = Environment(
         loader=PackageLoader("taskheads.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(
+    made.filters.update(
         decimal=numbers.decimal,
         signed=numbers.signed,
         short=numbers.short,
         duration=numbers.duration,
         answer=_answer,
     )
-    return templates
+    return made
 
 
 def _details(task: Outcome) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def _curves(found: Mapping[str, Any], tasks: list[Outcome]) -> list[tuple[str, s
 
 
 def _likeness(found: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    titles = {"gradient": "Cosine of gradients", "representation": "Representation (linear CKA)"}
+    titles = {"gradient": "Cosine of gradients", "representation": "Tuned backbones, same rows (linear CKA)"}
     drawn = [(title, likeness(found, which)) for which, title in titles.items()]
     return [(title, drawing) for title, drawing in drawn if drawing is not None]
 

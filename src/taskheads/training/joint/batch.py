@@ -86,19 +86,29 @@ class MixedBatch:
 
         `run` is `Backbone.run`, or what stands in for it.
         """
-        device = next(heads[next(iter(self.parts))].parameters()).device
-        batch = self.ragged.to(device)
+        losses = {}
+        for name, scores in self.scores(run, heads).items():
+            part = self.parts[name]
+            losses[name] = heads[name].loss(scores, part.targets.to(scores.device), part.lengths)
+        return losses
+
+    def scores(self, run: RunBackbone, heads: Mapping[str, Head]) -> dict[str, torch.Tensor]:
+        """What each task's head says of its part, as `Head.loss` takes it."""
+        like = next(heads[next(iter(self.parts))].parameters())
+        batch = self.ragged.to(like.device)
         reads = {read for name in self.parts for read in heads[name].reads}
         sites = list(dict.fromkeys(read.site for read in sorted(reads)))
         found = run(batch, sites)
         pooled = {read: pool(found[read.site], batch, read.pooling) for read in reads}
-        losses = {}
+        scores = {}
         for name, part in self.parts.items():
             head = heads[name]
             taken = [
-                {read: pooled[read][part.words if read.of_words else rows].float() for read in head.reads}
+                {
+                    read: pooled[read][part.words if read.of_words else rows].to(like.dtype)
+                    for read in head.reads
+                }
                 for rows in part.rows
             ]
-            scores = head(head.gather(taken))
-            losses[name] = head.loss(scores, part.targets.to(device), part.lengths)
-        return losses
+            scores[name] = head(head.gather(taken))
+        return scores

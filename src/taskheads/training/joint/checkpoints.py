@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 
 from taskheads.errors import ConfigError, TrainingError
+from taskheads.training.joint.streaming import save_file
 
 _KEPT = 2
 
@@ -22,8 +22,30 @@ class Checkpoint(NamedTuple):
     """A run after `step` steps: all tensors by name, and all else as JSON."""
 
     step: int
-    tensors: dict[str, torch.Tensor]
+    tensors: Mapping[str, torch.Tensor]
     state: dict[str, Any]
+
+
+class OnDisk(Mapping[str, torch.Tensor]):
+    """The tensors of a safetensors file by name, each read when it is asked for.
+
+    Raises OSError or SafetensorError where the file is not there, or not whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(path, "pt").__enter__()
+        self._names = self._file.keys()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class Checkpoints:
@@ -53,9 +75,7 @@ class Checkpoints:
         try:
             shutil.rmtree(begun, ignore_errors=True)
             begun.mkdir(parents=True)
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()}, begun / "tensors.safetensors"
-            )
+            save_file(tensors, begun / "tensors.safetensors")
             (begun / "state.json").write_text(json.dumps({"run": self.run, "step": step, "state": state}))
             for name in ("tensors.safetensors", "state.json"):
                 with (begun / name).open("rb") as file:
@@ -75,7 +95,7 @@ class Checkpoints:
         for folder in reversed(self.saved):
             try:
                 told = json.loads((folder / "state.json").read_text())
-                tensors = load_file(folder / "tensors.safetensors")
+                tensors = OnDisk(folder / "tensors.safetensors")
             except (OSError, ValueError, SafetensorError):
                 continue
             if told["run"] != self.run:

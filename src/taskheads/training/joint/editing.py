@@ -9,6 +9,7 @@ from taskheads.backbone.backbone import Backbone
 from taskheads.edits.edit import Edit, edit_class, edit_methods, made
 from taskheads.edits.edited import Edited, frozen
 from taskheads.errors import ConfigError
+from taskheads.methods import card_of
 from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.suggest import did_you_mean
 from taskheads.tasks.suite import Suite
@@ -27,9 +28,10 @@ class Asked(NamedTuple):
 
 
 def asked_edits(suite: Suite, tune: str) -> dict[str, Asked]:
-    """Which tasks of a suite have an edit tried, by what is said of each, or else by `tune`.
+    """Which tasks of a suite have an edit tried, by what is said of each, or else by `tune`, where that
+    method is for tasks of their kind.
 
-    Raises ConfigError for an unknown name.
+    Raises ConfigError for an unknown name, and for a method that is for none of the tasks.
     """
     if tune not in TUNES:
         known = [*TUNES, *edit_methods()]
@@ -40,9 +42,17 @@ def asked_edits(suite: Suite, tune: str) -> dict[str, Asked]:
     for task, data in suite.tasks.items():
         if data.edit is not None:
             asked[task] = Asked(*data.edit)
-        elif tune not in TUNES:
+        elif tune not in TUNES and serves(tune, data.task.kind):
             asked[task] = Asked(tune, {})
+    if tune not in TUNES and not asked:
+        kinds = " or ".join(card_of(edit_class(tune)).applies_to)
+        raise ConfigError(f"{tune} is for tasks of the kind {kinds}, and there is none")
     return asked
+
+
+def serves(method: str, kind: str) -> bool:
+    """Whether an edit is for tasks of this kind, by its card."""
+    return not {"any", kind}.isdisjoint(card_of(edit_class(method)).applies_to)
 
 
 def edits_for(backbone: Backbone, asked: Mapping[str, Asked]) -> dict[str, Edit]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from taskheads.backbone.backbone import Backbone
-from taskheads.errors import TrainingError
+from taskheads.errors import Interrupted, TrainingError
 from taskheads.heads import Head
 from taskheads.sharing.sampling import dynamic_shares, temperature_shares
 from taskheads.tasks.task import Examples
@@ -20,11 +20,14 @@ from taskheads.training.joint.batch import MixedBatch
 from taskheads.training.joint.checkpoints import Checkpoints
 from taskheads.training.joint.joining import joining_of
 from taskheads.training.joint.optimiser import MovingAverage, optimiser, rate_at, set_rate
+from taskheads.training.joint.parts import parts_of
 from taskheads.training.joint.precision import precision_of
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.resuming import Course, ctrl_c_noted, own_randomness, restore, state_of
 from taskheads.training.joint.rows import TaskRows
-from taskheads.training.joint.stream import Drawn, Stream
+from taskheads.training.joint.sharding import clip_gradients, cut_up, is_cut, put_together
+from taskheads.training.joint.stream import Stream
+from taskheads.training.joint.streaming import take_part
 from taskheads.training.joint.units import uninformed_loss
 from taskheads.training.joint.watching import on_dev
 from taskheads.training.joint.workers import Workers
@@ -65,15 +68,18 @@ class Run:
         self.backbone, self.heads, self.rows, self.recipe = backbone, dict(heads), dict(rows), recipe
         self.dev = {name: examples.thinned(recipe.dev_rows) for name, examples in dev.items()}
         self.alone, self.checkpoints, self.watch, self.seed = dict(alone), checkpoints, watch, seed
-        self.workers = Workers.here()
+        self.workers, self.whole = Workers.here(), backbone
+        self.cut = recipe.shard and self.workers.count > 1
+        if self.cut:
+            self.backbone = cut_up(backbone, self.heads.values(), self.workers)
         self.stream = Stream(
             {name: each.tokens for name, each in rows.items()}, recipe.tokens, self._shares(), seed
         )
         self.units = self._units()
-        self.joining = joining_of(backbone, list(rows), recipe)
-        self.optimizer = optimiser(backbone, heads, recipe, self.joining.parameters)
+        self.joining = joining_of(self.backbone, list(rows), recipe)
+        self.optimizer = optimiser(self.backbone, heads, recipe, self.joining.parameters)
         self.average = MovingAverage(self.weights.values(), recipe.average) if recipe.average else None
-        self.precision, self.scaler = precision_of(recipe.precision, backbone.device)
+        self.precision, self.scaler = precision_of(recipe.precision, self.backbone.device)
         self.course = Course(planned=recipe.planned(sum(int(each.tokens.sum()) for each in rows.values())))
         self.best: tuple[float, dict[str, torch.Tensor]] = (-math.inf, {})
         self.stale = 0
@@ -99,19 +105,23 @@ class Run:
             try:
                 while self.course.step < self.course.planned and self.stale < self.recipe.patience:
                     looked = self._advance(timed)
-                    if looked or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                    late = time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS
+                    if self.workers.any(looked or late):
                         self._save()
                         saved = time.monotonic()
                     if self.watch is not None:
                         self.watch(self.course)
                     # All processes stop after the same step, whichever of them was interrupted in it.
-                    if self.workers.total(torch.tensor(float(stop.asked))):
+                    if self.workers.any(stop.asked):
                         raise KeyboardInterrupt
             except KeyboardInterrupt:
                 raise self._interrupted() from None
             finally:
                 self.backbone.train(False)
         self._take_best()
+        if self.cut:
+            put_together(self.backbone, self.whole, self.heads.values())
+            self.backbone = self.whole
         return self.course
 
     def _advance(self, timed: list[float]) -> bool:
@@ -124,7 +134,7 @@ class Run:
             self._replan(timed)
             return self._look_at_dev()
         except KeyboardInterrupt:
-            raise TrainingError(f"stopped in the middle of step {step}{self._last_good}") from None
+            raise Interrupted(f"stopped in the middle of step {step}{self._last_good}") from None
 
     def _step(self) -> None:
         """One step of the optimiser, from `accumulate` parts of one draw."""
@@ -134,18 +144,17 @@ class Run:
         set_rate(self.optimizer, rate_at(course.step, course.planned, recipe))
         self.optimizer.zero_grad(set_to_none=True)
         self.joining.begin(list(drawn))
-        counts = _counts(self.rows, drawn)
         sums = dict.fromkeys(drawn, 0.0)
         clock, tokens = time.monotonic(), 0
-        parts = _parts(self.workers.share(drawn, self.rows, self.heads), recipe.accumulate)
+        mine = self.workers.share(drawn, self.rows, self.heads)
+        parts = parts_of(mine, drawn, self.rows, recipe.accumulate, in_step=self.cut)
         for part in parts:
-            batch = MixedBatch(self.rows, part)
+            batch = MixedBatch(self.rows, part.rows)
             tokens += batch.tokens
             with self.precision():
                 losses = batch.losses(self.joining.run(batch), self.heads)
             # The mean over a task's rows of the whole step, of which these are some.
-            mine = _counts(self.rows, part)
-            shares = {name: loss * (mine[name] / counts[name]) for name, loss in losses.items()}
+            shares = {name: loss * part.shares[name] for name, loss in losses.items()}
             for name, loss in shares.items():
                 sums[name] += float(loss.detach())
             penalty = self.backbone.penalty()
@@ -155,14 +164,14 @@ class Run:
                 None if penalty is None else penalty / (len(parts) * self.workers.count),
                 self.scaler,
             )
-        sums = self._over_all(sums)
+        sums = self.workers.summed(sums)
         self._check(sums)
         self.workers.add_up(self._added_up)
         self.joining.end(
             {name: value / self.units[name] for name, value in sums.items()}, self.workers, self.scaler
         )
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.weights.values(), recipe.clip)
+        clip_gradients(self.weights.values(), recipe.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -173,16 +182,12 @@ class Run:
 
     @property
     def _added_up(self) -> list[nn.Parameter]:
-        """The weights whose gradients are summed over processes after the backward pass; under balancing,
-        those of the backbone are before they are joined."""
-        weights = self.weights
+        """The weights whose gradients are summed over processes after the backward pass: in it, where they
+        are cut up; under balancing, those of the backbone are before they are joined."""
+        weights = {name: each for name, each in self.weights.items() if not is_cut(each)}
         if self.joining.splits:
             weights = {name: each for name, each in weights.items() if name.startswith("heads.")}
         return [*weights.values(), *self.joining.parameters]
-
-    def _over_all(self, sums: dict[str, float]) -> dict[str, float]:
-        values = self.workers.total(torch.tensor(list(sums.values()), dtype=torch.float64))
-        return dict(zip(sums, values.tolist(), strict=True))
 
     def _check(self, losses: Mapping[str, float]) -> None:
         for name, value in losses.items():
@@ -201,7 +206,7 @@ class Run:
             return False
         self.backbone.train(False)
         with self._averaged():
-            now = on_dev(self.backbone, self.heads, self.dev)
+            now = self.workers.agreed(on_dev(self.backbone, self.heads, self.dev))
             mean = float(np.mean([_gain(now[name], self.alone[name]) for name in now]))
             if mean > self.best[0]:
                 self.best = mean, {name: each.detach().clone() for name, each in self.weights.items()}
@@ -210,7 +215,7 @@ class Run:
                 self.stale += 1
         for name, value in now.items():
             course.dev.setdefault(name, []).append([course.step, round(value, 6)])
-        if len(now) > 1 and self.backbone.shares_weights:
+        if len(now) > 1 and self.backbone.shares_weights and not self.cut:
             self._compare()
         self.joining.end_period()
         if recipe.sampling == "dynamic":
@@ -269,37 +274,25 @@ class Run:
         self.course.planned = max(_TIMED, min(self.course.planned, int(affordable)))
 
     def _save(self) -> None:
-        if self.checkpoints is not None and self.workers.rank == 0:
+        if self.checkpoints is None:
+            return
+        if self.workers.rank == 0:
             self.checkpoints.save(self.course.step, *state_of(self))
+        elif self.cut:
+            take_part(state_of(self)[0])
 
     @property
     def _last_good(self) -> str:
         return "" if self.checkpoints is None else f"; {self.checkpoints.last_good()}"
 
-    def _interrupted(self) -> TrainingError:
+    def _interrupted(self) -> Interrupted:
         self._save()
         kept = "nothing was kept, for want of a folder"
         if self.checkpoints is not None:
             kept = f"the run is kept in {self.checkpoints.folder}: the same command with --resume goes on"
-        return TrainingError(f"stopped after step {self.course.step} of {self.course.planned}; {kept}")
+        return Interrupted(f"stopped after step {self.course.step} of {self.course.planned}; {kept}")
 
 
 def _gain(now: float, alone: float) -> float:
     """How much better than the frozen head, as a fraction of it: tasks with other metrics count alike."""
     return (now - alone) / max(abs(alone), 0.05)
-
-
-def _counts(rows: Mapping[str, TaskRows], drawn: Drawn) -> dict[str, int]:
-    """What a task's loss is a mean over: its rows, or their words."""
-    return {
-        name: max(1, len(chosen) if (words := rows[name].words) is None else int(words[chosen].sum()))
-        for name, chosen in drawn.items()
-    }
-
-
-def _parts(drawn: Drawn, count: int) -> list[Drawn]:
-    """`drawn` in `count` parts, each with its share of every task; parts without a row are left out."""
-    parts = [
-        {name: rows[k::count] for name, rows in drawn.items() if len(rows[k::count])} for k in range(count)
-    ]
-    return [part for part in parts if part]

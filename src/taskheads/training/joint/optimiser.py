@@ -12,6 +12,7 @@ from torch import nn
 from taskheads.backbone.backbone import Backbone
 from taskheads.edits.edited import Edited
 from taskheads.training.joint.recipe import Recipe
+from taskheads.training.joint.sharding import held, is_cut
 
 
 def freeze_below(backbone: Backbone, layers: int) -> None:
@@ -49,12 +50,13 @@ def optimiser(
 
     Vectors (biases, norms) have no weight decay, as is usual since BERT.
     """
-    rates: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # Whole weights and those that are cut up among processes cannot be updated in one go.
+    rates: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
 
     def put(parameter: nn.Parameter, rate: float) -> None:
         if parameter.requires_grad:
             decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-            rates.setdefault((rate, decay), []).append(parameter)
+            rates.setdefault((rate, decay, is_cut(parameter)), []).append(parameter)
 
     for parameter, rate in _inside(backbone, recipe):
         put(parameter, rate)
@@ -62,7 +64,7 @@ def optimiser(
         put(parameter, recipe.head_lr)
     groups = [
         {"params": weights, "lr": rate, "peak": rate, "weight_decay": decay}
-        for (rate, decay), weights in rates.items()
+        for (rate, decay, _), weights in rates.items()
     ]
     if recipe.optimizer == "adafactor":
         return torch.optim.Adafactor(groups)
@@ -113,7 +115,8 @@ class MovingAverage:
     def update(self) -> None:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.values, [each.detach() for each in self.parameters], 1 - decay)
+        now = [held(each.detach()) for each in self.parameters]
+        torch._foreach_lerp_([held(each) for each in self.values], now, 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +17,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 class Recipe(BaseModel):
     """How the shared backbone is fine-tuned.
+
+    tune: what learns; see `taskheads.training.fit.fit`.
 
     Length
     ------
@@ -38,6 +40,8 @@ class Recipe(BaseModel):
     average: decay a step of an exponential moving average of the weights, which is what is evaluated and
         kept; 0 for none.
     precision: "auto" is bfloat16 where the device has it in hardware, else float32.
+    shard: cut the backbone up among the processes that train it, so that each holds its part of the weights,
+        the gradients and what the optimiser keeps; for a backbone that does not fit one device.
 
     Sharing
     -------
@@ -45,6 +49,7 @@ class Recipe(BaseModel):
     weighting: of the losses, each in units of what an answer without input would lose.
     balance: of the tasks' gradients on the backbone, in place of a weighting, so that only one of the two may
         be said; both by name, see `taskheads methods`.
+    groups: lists of tasks that share a backbone; by default all of them share one.
     private_layers: how many layers from above a task gets of its own where sharing harms it.
 
     Choosing
@@ -57,6 +62,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    tune: str = "auto"
     minutes: Positive | None = 10.0
     epochs: Positive = 4.0
     steps: Annotated[int, Field(ge=1)] | None = None
@@ -74,10 +80,12 @@ class Recipe(BaseModel):
     clip: Positive = 1.0
     average: Share = 0.0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    shard: bool = False
     sampling: Literal["temperature", "proportional", "uniform", "dynamic"] = "temperature"
     temperature: Positive = 2.0
     weighting: str = "equal"
     balance: str = "none"
+    groups: tuple[tuple[str, ...], ...] = ()
     private_layers: Annotated[int, Field(ge=1)] = 2
     evaluations: Annotated[int, Field(ge=1)] = 6
     patience: Annotated[int, Field(ge=1)] = 2
@@ -93,6 +101,21 @@ class Recipe(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _what_can_be_cut_up(self) -> Self:
+        whole = {
+            "balance": (self.balance != "none", "compares whole gradients"),
+            "optimizer": (self.optimizer == "adafactor", "looks at whole matrices"),
+            "precision": (self.precision == "float16", "looks at all gradients at once"),
+        }
+        for name, (said, why) in whole.items():
+            if self.shard and said:
+                raise ConfigError(
+                    f"training has shard = true, which leaves each process a part of every weight, and "
+                    f"{name} = {getattr(self, name)!r}, which {why}: say only one of the two"
+                )
+        return self
+
     @classmethod
     def of(cls, said: Mapping[str, Any] | Recipe | None, **more: Any) -> Recipe:
         """The recipe of what was said, with `more` over it. Raises ConfigError, in one sentence."""
@@ -106,6 +129,14 @@ class Recipe(BaseModel):
             if first["type"] == "extra_forbidden":
                 raise ConfigError(f"training has no {name!r}{did_you_mean(name, cls.model_fields)}") from None
             raise ConfigError(f"training, {name} = {first['input']!r}: {first['msg'].lower()}") from None
+
+    def grouped(self, tasks: Iterable[str]) -> list[Sequence[str]]:
+        """The tasks group by group. Raises ConfigError where `groups` are not every task once."""
+        names = list(tasks)
+        if self.groups and sorted(name for group in self.groups for name in group) != sorted(names):
+            held = " | ".join(", ".join(group) for group in self.groups)
+            raise ConfigError(f"training, groups = {held}: each task once: {', '.join(names)}")
+        return [*self.groups] or [names]
 
     def planned(self, tokens: int) -> int:
         """How many steps a run over so many train tokens has, if time allows."""

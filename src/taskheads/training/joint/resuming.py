@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from taskheads.training.joint.checkpoints import Checkpoint
+from taskheads.training.joint.sharding import cut_like
 
 if TYPE_CHECKING:
     from taskheads.training.joint.loop import Run
@@ -92,9 +93,9 @@ def state_of(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if run.average is not None:
         tensors |= {f"average.{i}": each for i, each in enumerate(run.average.values)}
     tensors |= {
-        f"optimizer.{i}.{key}": torch.as_tensor(value)
-        for i, kept in run.optimizer.state_dict()["state"].items()
-        for key, value in kept.items()
+        f"optimizer.{name}.{key}": torch.as_tensor(value)
+        for name, each in _stepped(run).items()
+        for key, value in run.optimizer.state.get(each, {}).items()
     }
     tensors |= {f"joining.{name}": each for name, each in run.joining.state_dict().items()}
     tensors |= {f"state.{name}": each for name, each in run.backbone.named_state()}
@@ -115,19 +116,23 @@ def restore(run: Run, found: Checkpoint) -> None:
     """Put a run that was made alike, and torch's generator, where `state_of` found them."""
     tensors, state = found.tensors, found.state
     for name, each in run.weights.items():
-        each.copy_(tensors[name])
+        each.copy_(cut_like(tensors[name], each))
     for name, held in run.backbone.named_state():
         held.copy_(tensors[f"state.{name}"])
-    run.best = state["best"], _below("best", tensors)
-    run.joining.load_state_dict(_below("joining", tensors))
+    best = {name: cut_like(each, run.weights[name]) for name, each in _below("best", tensors)}
+    run.best = state["best"], best
+    run.joining.load_state_dict(dict(_below("joining", tensors)))
+    groups = [each for group in run.optimizer.param_groups for each in group["params"]]
+    place_of, stepped = {each: at for at, each in enumerate(groups)}, _stepped(run)
     optimizer: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in _below("optimizer", tensors).items():
-        index, _, key = name.partition(".")
-        optimizer.setdefault(int(index), {})[key] = tensor
+    for place, tensor in _below("optimizer", tensors):
+        name, _, key = place.rpartition(".")
+        optimizer.setdefault(place_of[stepped[name]], {})[key] = cut_like(tensor, stepped[name])
     run.optimizer.load_state_dict({**run.optimizer.state_dict(), "state": optimizer})
     if run.average is not None:
-        for number, tensor in _below("average", tensors).items():
-            run.average.values[int(number)].copy_(tensor)
+        for number, tensor in _below("average", tensors):
+            into = run.average.values[int(number)]
+            into.copy_(cut_like(tensor, into))
         run.average.steps = state["averaged"]
     run.course = Course(**state["course"])
     run.stream.restore(state["stream"])
@@ -136,6 +141,12 @@ def restore(run: Run, found: Checkpoint) -> None:
     torch.set_rng_state(tensors["random"])
 
 
-def _below(kind: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of that kind, by the rest of their names."""
-    return {name[len(kind) + 1 :]: each for name, each in tensors.items() if name.startswith(f"{kind}.")}
+def _stepped(run: Run) -> dict[str, torch.nn.Parameter]:
+    """What the optimiser steps, by name; how it is grouped depends on whether weights are cut up."""
+    return run.weights | {f"joining.{at}": each for at, each in enumerate(run.joining.parameters)}
+
+
+def _below(kind: str, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of that kind, one after the other, with the rest of their names."""
+    names = [name for name in tensors if name.startswith(f"{kind}.")]
+    return ((name[len(kind) + 1 :], tensors[name]) for name in names)

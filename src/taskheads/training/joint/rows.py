@@ -13,7 +13,7 @@ from taskheads.errors import BackboneError
 from taskheads.heads import Head, Request
 from taskheads.model.features import items_of
 from taskheads.tasks.task import Examples, Task
-from taskheads.training.frozen import encoded_targets
+from taskheads.training.trial import encoded_targets
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from taskheads.model.evaluation import metric_value, truth_of
 from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.task import TaskData
 from taskheads.training.candidates import single_candidates
-from taskheads.training.frozen import Fitted, encoded_targets, fit_head
+from taskheads.training.frozen import fit_head
+from taskheads.training.trial import Fitted, encoded_targets
 
 
 def settled(backbone: Backbone, data: TaskData, trained: Head, features: FrozenFeatures) -> Fitted:

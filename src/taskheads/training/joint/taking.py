@@ -8,8 +8,8 @@ from taskheads.model.evaluation import judged, score, truth_of
 from taskheads.model.model import Model
 from taskheads.tasks.metrics import paired_difference
 from taskheads.tasks.suite import Suite
-from taskheads.training.frozen import Fitted
 from taskheads.training.joint.tuning import SHARED, Outcome
+from taskheads.training.trial import Fitted
 
 
 def choice_of(fitted: Fitted) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from taskheads.model.evaluation import decided
 from taskheads.model.features import FrozenFeatures, features_by_task
 from taskheads.tasks.task import TaskData
 from taskheads.training.candidates import single_candidates
-from taskheads.training.frozen import Fitted, fit_head
+from taskheads.training.frozen import fit_head
 from taskheads.training.joint.checkpoints import Checkpoints
 from taskheads.training.joint.loop import Course, Run
 from taskheads.training.joint.optimiser import freeze_below, layer_of_weights
@@ -32,6 +32,7 @@ from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.rows import TaskRows
 from taskheads.training.joint.settle import settled
 from taskheads.training.suite_features import single, suite_features
+from taskheads.training.trial import Fitted
 
 Watch = Callable[[str, Course], None]
 Answered = tuple[torch.Tensor, Decisions]
@@ -62,8 +63,8 @@ class Candidate:
 class Outcome:
     """What tuning tried and chose.
 
-    candidates: by name: "frozen", "shared", "private TASK", "alone TASK", the method of an edit. kept: the
-        name that each task keeps.
+    candidates: by name: "frozen", "shared" ("shared A+B" of a group), "private TASK", "alone TASK", the
+        method of an edit. kept: the name that each task keeps.
     stages: as `stage_of` tells them.
     """
 
@@ -97,6 +98,16 @@ class Stages:
     watch: Watch | None
     made: Outcome
 
+    def by_groups(self) -> list[Stages]:
+        """The same for each of the recipe's groups of tasks, with its share of the work."""
+        groups = self.recipe.grouped(self.tasks)
+        if len(groups) == 1:
+            return [self]
+        less = smaller(self.recipe, 1 / len(groups))
+        return [
+            replace(self, tasks={name: self.tasks[name] for name in group}, recipe=less) for group in groups
+        ]
+
     def branch(self, name: str, branch: Branch, heads: dict[str, Head], recipe: Recipe) -> Candidate:
         """Train the branch and these heads, settle the heads, and note the candidate."""
         course = self.train(name, branch.backbone, heads, recipe)
@@ -119,7 +130,8 @@ class Stages:
         kept = None
         if self.folder is not None:
             data = _digest(backbone, rows)
-            same = {"recipe": recipe.model_dump(), "seed": self.seed, "data": data, "about": about}
+            said = recipe.model_dump(exclude={"shard"})  # which changes no number
+            same = {"recipe": said, "seed": self.seed, "data": data, "about": about}
             kept = Checkpoints(self.folder / name.replace(" ", "-"), same)
         course = Run(
             backbone,
@@ -166,18 +178,19 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     shared backbone, better or not.
     """
     tasks, frozen, recipe, made = stages.tasks, stages.frozen, stages.recipe, stages.made
+    ours = SHARED if len(tasks) == len(made.kept) else f"{SHARED} {'+'.join(tasks)}"
     shared = branched(backbone, dict(backbone.model.named_parameters()))
     freeze_below(shared, recipe.frozen_layers)
     heads = {name: starting_head(backbone, data, features) for name, data in tasks.items()}
     most = recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
-    found = stages.branch(SHARED, Branch(shared), heads, most)
+    found = stages.branch(ours, Branch(shared), heads, most)
     for name, fitted in found.fitted.items():
         if full or fitted.utility > frozen[name].utility:
-            made.kept[name] = SHARED
+            made.kept[name] = ours
     if full:
         return
 
-    harmed = [name for name, kept in made.kept.items() if kept != SHARED]
+    harmed = [name for name in tasks if made.kept[name] != ours]
     top = shared.n_layers - min(recipe.private_layers, shared.n_layers)
     place = layer_of_weights(shared)
     less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
@@ -186,7 +199,7 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
         private = branched(shared, own)
         freeze_below(private, max(top, 1))
         head = copy.deepcopy(found.fitted[name].head).train()
-        tried = stages.branch(f"private {name}", Branch(private, SHARED), {name: head}, less)
+        tried = stages.branch(f"private {name}", Branch(private, ours), {name: head}, less)
         if tried.fitted[name].utility > frozen[name].utility:
             made.kept[name] = f"private {name}"
 

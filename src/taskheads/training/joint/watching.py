@@ -14,7 +14,7 @@ from taskheads.heads.head import Decisions
 from taskheads.model.evaluation import metric_value, truth_of
 from taskheads.model.features import features_by_task, features_of
 from taskheads.tasks.task import Examples
-from taskheads.training.frozen import encoded_targets
+from taskheads.training.trial import encoded_targets
 
 
 def on_dev(backbone: Backbone, heads: Mapping[str, Head], dev: Mapping[str, Examples]) -> dict[str, float]:

@@ -56,10 +56,14 @@ class Workers:
 
     def add_up(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over all processes; where a process has none, by what others
-        have."""
+        have. What has none in any of them gets none: the optimiser leaves it as it is, as in one process."""
         if self.count == 1:
             return
         learning = [each for each in parameters if each.requires_grad]
+        known = self.total(torch.tensor([float(each.grad is not None) for each in learning]))
+        learning = [each for each, some in zip(learning, known.tolist(), strict=True) if some]
+        if not learning:
+            return
         for each in learning:
             if each.grad is None:
                 each.grad = torch.zeros_like(each)
@@ -68,6 +72,10 @@ class Workers:
         parts = flat.split([each.numel() for each in learning])
         for each, part in zip(learning, parts, strict=True):
             each.grad.copy_(part.view_as(each))  # type: ignore[union-attr]
+
+    def any(self, asked: bool) -> bool:
+        """Whether any process asks for it."""
+        return bool(self.total(torch.tensor(float(asked))))
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -79,6 +87,17 @@ class Workers:
         if self.count > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
+
+    def summed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Each value's sum over all processes."""
+        found = self.total(torch.tensor(list(values.values()), dtype=torch.float64))
+        return dict(zip(values, found.tolist(), strict=True))
+
+    def agreed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Those of the first process: what is decided by them is decided alike, whatever the processors."""
+        found = torch.tensor(list(values.values()), dtype=torch.float64)
+        self.agree([found])
+        return dict(zip(values, found.tolist(), strict=True))
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""

@@ -1,0 +1,56 @@
+"""A model of many tasks on fewer attention heads: those that its tasks can do without are cut out."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import torch
+
+from taskheads.attention.heads import AttentionHeads
+from taskheads.attention.pruning import pruned, weakest
+from taskheads.attention.scores import HeadScores
+from taskheads.attention.usage import shares
+from taskheads.backbone.backbone import Backbone
+from taskheads.backbone.cache import FeatureCache
+from taskheads.backbone.ragged import RaggedBatch
+from taskheads.model.features import Progress
+from taskheads.model.model import Model
+from taskheads.tasks.suite import Suite
+from taskheads.training.solving import solve
+
+_PASSES = 7
+
+
+def smaller(model: Model, heads: AttentionHeads, importance: HeadScores, keep: float) -> Model:
+    """The model on a share `keep` of its attention heads, those of the highest importance summed over tasks,
+    each task's as shares of its whole. The task heads are copies; `refit` solves them anew.
+
+    Raises as `taskheads.attention.pruning.pruned` and `weakest` do."""
+    backbone = pruned(heads, weakest(heads, shares(importance), keep))
+    return Model(backbone, copy.deepcopy(model.heads), copy.deepcopy(model.card))
+
+
+def refit(
+    model: Model, suite: Suite, cache: FeatureCache | None = None, progress: Progress | None = None
+) -> None:
+    """Solve the head of each task anew on the model's backbone as it is, and judge it."""
+    seed = model.card["seed"]
+    solve(model.backbone, suite, seed=seed, cache=cache, progress=progress).put_into(model)
+
+
+def parameters(backbone: Backbone) -> int:
+    """How many numbers its weights are."""
+    return sum(each.numel() for each in backbone.model.parameters())
+
+
+@torch.inference_mode()
+def seconds_of_pass(first: Backbone, second: Backbone, batch: RaggedBatch) -> tuple[float, float]:
+    """Seconds of a pass over the batch on two backbones, in turn; the least of several."""
+    taken: dict[Backbone, list[float]] = {first: [], second: []}
+    for _ in range(_PASSES):
+        for backbone, mine in taken.items():
+            started = time.perf_counter()
+            backbone.run(batch)["output"].sum().item()  # a device has done its work when it is read
+            mine.append(time.perf_counter() - started)
+    return min(taken[first]), min(taken[second])

@@ -1,0 +1,1 @@
+"""Changing what attention heads do: one published method a file."""

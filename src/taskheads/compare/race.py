@@ -1,0 +1,178 @@
+"""Rungs under one clock: which runs there are, in which order, and for how long each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from taskheads.compare.bench import Result, Run, quality, rows_at, scales_of
+from taskheads.compare.crew import Crew
+from taskheads.compare.halving import left, parts_of, ranked
+from taskheads.compare.ledger import Ledger
+from taskheads.compare.searching import Search
+from taskheads.compare.ways import Way
+from taskheads.model.features import Progress
+from taskheads.tasks.suite import Suite
+
+# Of a run's time, what tuning may take: the rest is for settling heads and for dev.
+_TUNING = 0.75
+_LEAST_MINUTES = 0.02
+FROZEN = "frozen"
+MODELS = "models"
+
+
+class Race:
+    """The candidates of a comparison, rung by rung.
+
+    Parameters
+    ----------
+    suite: with all rows. crew: who runs. ledger: what is there already is not run again, and its time counts.
+    seconds: of the clock, for all rungs; each gets an equal share of what is left when it begins.
+    seeds: of each candidate but the frozen heads, which have no use for one.
+
+    Attributes
+    ----------
+    ways: by key. standings: of each, its results on the largest part of the rows that it has seen.
+    """
+
+    def __init__(
+        self, suite: Suite, crew: Crew, ledger: Ledger, seconds: float, seeds: int, progress: Progress | None
+    ) -> None:
+        self.suite, self.crew, self.ledger, self.progress = suite, crew, ledger, progress
+        self.seeds = [suite.seed + at for at in range(seeds)]
+        self.ways: dict[str, Way] = {}
+        self.standings: dict[str, list[Result]] = {}
+        self._scales: dict[float, dict[str, float]] = {}
+        self._began = time.monotonic() - ledger.spent
+        self._end = self._began + seconds
+
+    def run(self, ways: Sequence[Way], search: Search) -> None:
+        """Run the ways, the frozen heads first, and what `search` proposes beside them."""
+        frozen, rest = ways[0], list(ways[1:])
+        # A rung whose rows are all that there are would only run the same twice.
+        parts = [
+            part
+            for part in parts_of(len(rest) + search.count)
+            if part == 1.0 or rows_at(self.suite, part) < rows_at(self.suite, 1.0)
+        ]
+        for rung, part in enumerate(parts):
+            now, last = time.monotonic(), rung == len(parts) - 1
+            deadline = now + (self._end - now) / (len(parts) - rung)
+            self._go([Run(frozen, self.seeds[0], part)], 1, deadline, keep=last)
+            going = left(len(rest), rung, len(parts))
+            proposed = search.count if rung == 0 else 0
+            runs = chain(self._runs(rest[:going], part), self._proposed(search, proposed, part))
+            self._go(runs, (going + proposed) * len(self.seeds), deadline, keep=last)
+            if last:
+                further = (way for way in rest[going:] if self._affordable(way))
+                most = (len(rest) - going) * len(self.seeds)
+                self._go(self._runs(further, part), most, self._end, keep=True)
+            rest = [self.ways[key] for key in self.ranking() if key != frozen.key]
+
+    def ranking(self) -> list[str]:
+        """The keys of all ways with scores: those that have seen more rows first, then the better on dev."""
+        parts = {key: results[0].part for key, results in self.standings.items() if _whole(results)}
+        best = ranked({key: [self.quality(each) for each in self.standings[key]] for key in parts})
+        return sorted(best, key=lambda key: -parts[key])
+
+    def finalists(self) -> list[str]:
+        """The keys of the ways that have seen all rows, the best on dev first."""
+        return [key for key in self.ranking() if self.standings[key][0].part == 1.0]
+
+    def quality(self, result: Result) -> float:
+        """The mean of a result's dev scores, as `scales_of` makes them one."""
+        return quality(result.dev, self._scales[result.part])
+
+    def problems(self) -> dict[str, str]:
+        """Of the ways that have no score, why."""
+        found = {}
+        for key, way in self.ways.items():
+            results = self.standings.get(key, [])
+            if not results:
+                found[way.name] = "the time was over before its first run"
+            elif not _whole(results):
+                found[way.name] = next(filter(None, (each.problem for each in results)))
+        return found
+
+    @property
+    def seconds(self) -> float:
+        """What all runs took by the clock, those before a resumption too."""
+        return max(self.ledger.spent, time.monotonic() - self._began)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """`scales_of` the frozen heads on all rows."""
+        return self._scales[1.0]
+
+    def models_of(self, key: str) -> list[Path]:
+        """Where the models of a finalist are, seed by seed."""
+        return [self._model(Run(self.ways[key], each.seed, 1.0)) for each in self.standings[key]]
+
+    def _runs(self, ways: Iterable[Way], part: float) -> Iterator[Run]:
+        return (Run(way, seed, part) for way in ways for seed in self.seeds)
+
+    def _proposed(self, search: Search, count: int, part: float) -> Iterator[Run]:
+        """What the search proposes, each once what has ended by then was told to it."""
+        for _ in range(count):
+            ended = {key: self.quality(self.standings[key][0]) for key in self.ranking()}
+            alike = (each.groups for results in self.standings.values() for each in results)
+            way = search.ask(
+                [(self.ways[key], value) for key, value in ended.items()], next(filter(None, alike), None)
+            )
+            if way is not None and way.key not in self.ways:
+                yield from self._runs([way], part)
+
+    def _go(self, runs: Iterable[Run], count: int, deadline: float, *, keep: bool) -> None:
+        """Have the runs run, `count` at most; past the deadline none is begun but the first."""
+        waiting, runs, begun = 0, iter(runs), 0
+        while True:
+            run = next(runs, None) if waiting < self.crew.slots else None
+            if run is None and not waiting:
+                return
+            if run is None:
+                waiting -= 1
+                self._note(*self.crew.take())
+                continue
+            self.ways[run.way.key] = run.way
+            begun += 1
+            if run.name in self.ledger.results:
+                self._note(run, self.ledger.results[run.name])
+                continue
+            left_over = deadline - time.monotonic()
+            if left_over < 0 and begun > 1:
+                continue
+            mine = left_over * min(1.0, self.crew.slots / max(1, count - begun + 1))
+            minutes = max(_LEAST_MINUTES, _TUNING * mine / 60)
+            self.crew.put(
+                self.ledger.begun(replace(run, minutes=minutes, keep=self._model(run) if keep else None))
+            )
+            waiting += 1
+
+    def _note(self, run: Run, result: Result) -> None:
+        if run.name not in self.ledger.results:
+            self.ledger.note(run, result, time.monotonic() - self._began)
+        if run.way.method == FROZEN and run.part not in self._scales:
+            self._scales[run.part] = scales_of(self.suite, result.dev)
+        before = self.standings.get(run.way.key, [])
+        if before and before[0].part != run.part:
+            before = []
+        self.standings[run.way.key] = [*before, result]
+        if self.progress is not None:
+            ended = sum(each.part == run.part for each in self.ledger.results.values())
+            self.progress(f"on {run.part:.0%} of the rows", ended, 0)
+
+    def _model(self, run: Run) -> Path:
+        return self.ledger.folder / MODELS / run.name
+
+    def _affordable(self, way: Way) -> bool:
+        """Whether a way that was left behind would still be finished in time, by what it took so far."""
+        before = self.standings[way.key]
+        took = sum(each.seconds for each in before) / before[0].part
+        return time.monotonic() + took / self.crew.slots < self._end
+
+
+def _whole(results: Sequence[Result]) -> bool:
+    return not any(each.problem for each in results)

@@ -1,0 +1,1 @@
+"""A model for elsewhere: one file that other runtimes run."""

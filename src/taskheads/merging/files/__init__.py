@@ -1,0 +1,1 @@
+"""Checkpoints on disk: read without loading them, written without holding them."""

@@ -1,0 +1,1 @@
+"""Models that stay apart and are combined row by row or token by token."""

@@ -1,0 +1,1 @@
+"""Merges that need no gradient: functions on tensors of one name. Nothing here loads torch."""
