@@ -67,7 +67,6 @@ def heads_page(
             alike=_alike(importance),
             rows=rows,
             patterns=list(patterns),
-            layers=range(importance.values.shape[1]),
             n_rows={task: importance.of_task(task).manifest.get("n") for task in importance.tasks},
         )
     )
