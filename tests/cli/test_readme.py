@@ -52,7 +52,7 @@ def test_the_commands_parse(command: str) -> None:
 
     from taskheads.cli.app import app
 
-    words = shlex.split(command)[1:]
+    words = shlex.split(command, comments=True)[1:]
     root = get_command(app)
     found = root.get_command(root.make_context("taskheads", [words[0]]), words[0])  # type: ignore[attr-defined]
     assert found is not None
