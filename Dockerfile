@@ -3,16 +3,16 @@
 #   docker build -t taskheads .
 #   docker run -p 8000:8000 -e TASKHEADS_TOKEN=… -v "$PWD/runs/first:/models/first:ro" taskheads
 #
-# TORCH_INDEX is where pip finds the build of torch that you want, by default the one for CPUs.
+# TORCH_INDEX is where pip finds the build of torch that you want (PyTorch's page on installing lists them); by default
+# it is pip's own.
 
 ARG PYTHON=3.13
 FROM python:${PYTHON}-slim AS built
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX
 WORKDIR /source
 COPY constraints.txt ./
 RUN python -m venv /opt/taskheads \
- && grep '^torch==' constraints.txt > torch.txt \
- && /opt/taskheads/bin/pip install --no-cache-dir --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple -r torch.txt
+ && /opt/taskheads/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)"
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN /opt/taskheads/bin/pip install --no-cache-dir -c constraints.txt '.[serve]'
