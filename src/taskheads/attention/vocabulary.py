@@ -71,9 +71,15 @@ def unembedding(heads: AttentionHeads, language_head: nn.Module) -> torch.Tensor
     norm = final_norm(backbone, found[last], found["output"])
     weight = language_head.weight
     assert isinstance(weight, torch.Tensor)
+    return before_norm(norm, weight).detach()
+
+
+def before_norm(norm: nn.Module, directions: torch.Tensor) -> torch.Tensor:
+    """Directions [k, D] of what a norm gives as directions of what it is given, for a stream of mean 0 and
+    size 1: with the norm's gain (and its centring) in them."""
     # Alternating signs: of mean 0 (to 1/D) and size 1, whichever norm it is.
-    sign = 1.0 - 2.0 * (torch.arange(weight.shape[1], device=weight.device) % 2)
-    return through_norm(norm, sign[None], weight[None])[0][0].detach()
+    sign = 1 - 2 * (torch.arange(directions.shape[1], device=directions.device) % 2).to(directions.dtype)
+    return through_norm(norm, sign[None], directions[None])[0][0]
 
 
 @torch.no_grad()

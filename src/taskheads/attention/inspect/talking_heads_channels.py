@@ -8,10 +8,9 @@ from typing import Literal
 import torch
 
 from taskheads.attention.changing import edited
-from taskheads.attention.direct import through_norm
 from taskheads.attention.factored import Factored
 from taskheads.attention.heads import AttentionHeads
-from taskheads.attention.vocabulary import reading_norm
+from taskheads.attention.vocabulary import before_norm, reading_norm
 from taskheads.attention.which import AttentionHead
 from taskheads.backbone.changes import Changes
 from taskheads.methods import method
@@ -102,7 +101,7 @@ def talking_heads_channels(heads: AttentionHeads, part: Part = "query") -> Chann
         readers = [_reader(heads, above, head, part) for head in range(heads.counts[above])]
         sides, sizes = [], []
         for reader in readers:
-            u, values, _ = Factored(_before(norm, reader.left), reader.right).svd()
+            u, values, _ = Factored(before_norm(norm, reader.left.T).T, reader.right).svd()
             sides.append(u * values)
             sizes.append(values.norm())
         read = torch.cat(sides, 1)
@@ -152,12 +151,6 @@ def _reader(heads: AttentionHeads, layer: int, head: int, part: Part) -> Factore
     if part == "value":
         return heads.ov(layer, head)
     return heads.qk(layer, head) if part == "query" else heads.qk(layer, head).T
-
-
-def _before(norm: torch.nn.Module, weight: torch.Tensor) -> torch.Tensor:
-    """A map [D, r] of what a norm gives as one of what it is given, for a stream of mean 0 and size 1."""
-    sign = 1 - 2 * (torch.arange(len(weight), device=weight.device) % 2).to(weight.dtype)
-    return through_norm(norm, sign[None], weight.T[None])[0][0].T
 
 
 def _standard(scores: torch.Tensor) -> torch.Tensor:
