@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 # Tokens of a batch. On a CPU the weights are read anew for every batch, so that small batches cost more, and
 # large ones leave the caches.
-_MOST_TOKENS = 3072
+_MOST_TOKENS = 1024
 _FEWEST_TOKENS = 512
 _GPU_TOKENS = 65536
 
