@@ -101,7 +101,7 @@ def test_distances_between_heads_are_jensen_shannon_divergences() -> None:
     first, second = seen[sites[0]][:, 2], seen[sites[2]][:, 1]
     middle = (first + second) / 2
     kl = [torch.special.xlogy(each, each / middle).nan_to_num().sum() for each in (first, second)]
-    assert float(found[2, 9]) == pytest.approx(float(sum(kl)) / 2, rel=1e-4)
+    assert float(found[2, 9]) == pytest.approx(float(sum(kl)) / 2, rel=1e-3)
     assert torch.equal(found.diagonal() < 1e-4, torch.ones(12, dtype=torch.bool))
     torch.testing.assert_close(found, found.T, atol=1e-5, rtol=1e-5)
 
