@@ -209,7 +209,8 @@ def throughput(model: Any, folder: Path, texts: Sequence[str], threads: int) -> 
             cost["offline"] / cost["mine"],
         ),
     ]
-    return {"offline": asdict(offline), "rate": mine.rate, "cpu_per_request": cost, "bars": bars}
+    rates = {"rate": mine.rate, "peer_rate": theirs.rate}
+    return {"offline": asdict(offline), **rates, "cpu_per_request": cost, "bars": bars}
 
 
 def _row(load: Load) -> list[str]:
@@ -248,7 +249,7 @@ def memory(folder: Path, texts: Sequence[str], requests: int, threads: int) -> F
     }
 
 
-def start(folder: Path, threads: int, rounds: int = 3) -> Figures:
+def start(folder: Path, threads: int, rounds: int) -> Figures:
     """The least of some starts."""
     taken = []
     for _ in range(rounds):
@@ -265,6 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> Figures:
     options = parser(__doc__)
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     options.add_argument("--requests", type=int, default=REQUESTS, help="of `memory`; default: 100,000")
+    options.add_argument("--rounds", type=int, default=3, help="of `start`; default: 3")
     chosen = options.parse_args(arguments)
     record: Figures = {"benchmark": "serving", "facts": facts(chosen.threads), "limit": chosen.limit}
     show_facts(record["facts"])
@@ -280,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> Figures:
             "throughput": lambda: throughput(model, folder, texts, threads),
             "latency": lambda: latency(folder, texts, threads),
             "memory": lambda: memory(folder, texts, chosen.requests, threads),
-            "start": lambda: start(folder, threads),
+            "start": lambda: start(folder, threads, chosen.rounds),
         }
         for part in chosen.parts:
             record[part] = measured[part]()

@@ -17,6 +17,7 @@ from tests.serve.conftest import until
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
 FLAGS += ("--disable-background-networking", "--disable-component-update", "--force-device-scale-factor=1")
 KEYS = {"tab": "\ue004", "space": " ", "control": "\ue009", "enter": "\ue007"}
+KEYS |= {"left": "\ue012", "up": "\ue013", "right": "\ue014", "down": "\ue015"}
 _TEXTS = "return [...document.querySelectorAll(arguments[0])].map(each => each.innerText)"
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from taskheads.model.model import Model
-from taskheads.serve import batcher
+from taskheads.serve import ways
 from taskheads.serve.running import Server
 from taskheads.serve.settings import Settings
 from taskheads.serve.versions import Version
 from tests.small_models import tiny_model
+
+if TYPE_CHECKING:
+    from tests.serve.browser import Browser
 
 TASKS = ("topic", "labels", "size", "stars", "names", "same", "like", "find", "other")
 
@@ -81,16 +85,28 @@ def served(folder: Path) -> Iterator[Served]:
         yield served
 
 
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    from tests.serve.browser import browser, missing
+
+    if lacking := missing():
+        if os.environ.get("CI"):
+            pytest.fail(f"the page is not tested: {lacking}")
+        pytest.skip(f"the page is not tested: {lacking}")
+    with browser(tmp_path_factory.mktemp("profile")) as window:
+        yield window
+
+
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """From now on no batch is answered until this is set."""
-    released, plain = threading.Event(), batcher.answer_block
+    released, plain = threading.Event(), ways.answer_block
 
     def answer_block(*args: Any, **kwargs: Any) -> Any:
         assert released.wait(30)
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(batcher, "answer_block", answer_block)
+    monkeypatch.setattr(ways, "answer_block", answer_block)
     yield released
     released.set()
 

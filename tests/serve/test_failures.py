@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from taskheads.serve import batcher
+from taskheads.serve import ways
 from tests.serve.conftest import serving
 from tests.serve.test_stress import SECRET, healthy
 
@@ -25,7 +25,7 @@ def test_what_breaks_inside_is_told_by_a_reference(
     for tracebacks in (False, True):
         caplog.clear()
         with serving(folder, tracebacks=tracebacks) as served, monkeypatch.context() as patch:
-            patch.setattr(batcher, "answer_block", broken)
+            patch.setattr(ways, "answer_block", broken)
             answer = served.post("/v1/predict", {"inputs": SECRET})
             assert answer.status_code == 500
             assert answer.headers["content-type"] == "application/problem+json"

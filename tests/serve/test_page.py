@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -14,9 +13,10 @@ import torch
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.model.model import Model
-from tests.serve.browser import Browser, browser, missing
-from tests.serve.conftest import Served, serving
+from tests.serve.browser import Browser
+from tests.serve.conftest import Served, serving, until
 from tests.serve.suite import fitted
+from tests.serve.test_attention import inspected
 
 TEXT = "who sings about John Smith in New York"
 INPUT = """const [id, value] = arguments, field = document.getElementById(id);
@@ -24,21 +24,13 @@ field.value = value; field.dispatchEvent(new Event("input", {bubbles: true}));""
 
 
 @pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if lacking := missing():
-        if os.environ.get("CI"):
-            pytest.fail(f"the page is not tested: {lacking}")
-        pytest.skip(f"the page is not tested: {lacking}")
-    with browser(tmp_path_factory.mktemp("profile")) as window:
-        yield window
-
-
-@pytest.fixture(scope="module")
 def served(minilm: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Two models of the same tasks, one of which mistakes intents, and documents to search."""
+    """Two models of the same tasks, of which the first was inspected and the other mistakes intents, and
+    documents to search."""
     folder = tmp_path_factory.mktemp("page")
     first = fitted(folder, minilm)
     other = Model.load(first)
+    inspected(other, first)
     with torch.no_grad():
         for parameter in other.heads["intent"].parameters():
             parameter.neg_()
@@ -61,6 +53,14 @@ def ask(page: Browser, text: str = TEXT) -> None:
     page.wait("#status", "answered")
 
 
+def look_into(page: Browser, task: str = "intent") -> str:
+    """Open the part about attention heads, and give its selector."""
+    part = f"[data-task={task}] .leaning"
+    page.click(f"{part} summary")
+    page.wait(part, "Each number is")
+    return part
+
+
 def test_every_task_answers_at_once_as_the_api_does(page: Browser, served: Served) -> None:
     ask(page)
     row = {"text": TEXT, "words": TEXT, "query": TEXT}
@@ -79,6 +79,60 @@ def test_every_task_answers_at_once_as_the_api_does(page: Browser, served: Serve
         f"{hit['document']['doc']} {hit['score']:.3f}" for hit in hits
     ]
     assert " ms" in page.text("#status")
+
+
+def test_which_attention_heads_an_answer_leaned_on(page: Browser, served: Served) -> None:
+    """Asked for when somebody looks; the strongest in words, each one as a square."""
+    ask(page)
+    asked = "return performance.getEntriesByType('resource').filter(e => e.name.includes('attention')).length"
+    assert page.run(asked) == 0
+    part = look_into(page)
+    assert page.run(asked) == 1
+    row = {"text": TEXT, "words": TEXT, "query": TEXT}
+    found = served.post("/v1/attention", {"inputs": row, "tasks": ["intent"]}).json()["answers"]["intent"]
+    by_value = sorted(
+        (value, layer, head)
+        for layer, values in enumerate(found["leaning"])
+        for head, value in enumerate(values)
+    )
+    (least, low, far), (most, layer, head) = by_value[0], by_value[-1]
+    words = page.text(part)
+    assert f"For the answer layer {layer}, head {head} (+{most:.2f})" in words
+    assert f"Against it layer {low}, head {far} (−{-least:.2f})" in words
+    labels = page.run(
+        f"return [...document.querySelectorAll('{part} [role=gridcell]')].map(e => e.ariaLabel)"
+    )
+    assert len(labels) == len(set(labels)) == len(by_value) == 72
+    assert labels[12 * layer + head].startswith(f"layer {layer}, head {head}: +{most:.2f} log-odds; ")
+    assert page.run(f"return document.querySelectorAll('{part} .ringed').length") == 5
+    page.type("#text", " and Rome")
+    until(lambda: page.run(asked) == 2)  # it stays open from one answer to the next
+    page.wait(part, "Each number is")
+
+
+def test_a_model_that_was_not_inspected_shows_no_attention_heads(page: Browser, served: Served) -> None:
+    _, other = served.service.registry.current()
+    page.run(INPUT, "model", str(other))
+    ask(page)
+    assert page.run("return document.querySelector('.leaning')") is None
+
+
+def test_attention_heads_are_walked_through_with_the_keyboard(page: Browser) -> None:
+    ask(page)
+    page.run("document.querySelector('[data-task=intent] summary').focus()")
+    part = "[data-task=intent] .leaning"
+    page.press("space")
+    page.wait(part, "Each number is")
+    page.press("tab")
+    where = "return document.activeElement.dataset.at"
+    places = [page.run(where)]
+    for key in ("right", "down", "left", "up", "up"):
+        page.press(key)
+        places.append(page.run(where))
+    assert places == ["0.0", "0.1", "1.1", "1.0", "0.0", "0.0"]
+    assert page.text(f"{part} .cell").startswith("layer 0, head 0: ")
+    page.press("tab")
+    assert not page.run("return document.activeElement.closest('[data-task=intent] .heads') !== null")
 
 
 def test_out_of_scope_and_no_answer_are_in_plain_sight(page: Browser, served: Served) -> None:
@@ -144,6 +198,7 @@ def test_everything_can_be_done_with_the_keyboard(page: Browser) -> None:
 
 def test_a_screen_reader_knows_what_everything_is(page: Browser) -> None:
     ask(page)
+    look_into(page)
     nodes = page.chrome("Accessibility.getFullAXTree")["nodes"]
     named: dict[str, set[str]] = {}
     for node in nodes:
@@ -156,6 +211,8 @@ def test_a_screen_reader_knows_what_everything_is(page: Browser) -> None:
     assert {"intent classify", "find embed"} <= named["checkbox"]
     assert "Tasks" in named["group"]
     assert "Scores of intent" in named["list"]
+    assert named["grid"] == {"Attention heads of intent: layers down, heads across"}
+    assert all(each.startswith("layer ") for each in named["gridcell"])
     assert {"status", "alert"} & set(named) == {"status"}
     assert page.run("return document.documentElement.lang") == "en"
 
@@ -165,6 +222,7 @@ def test_texts_stand_out_from_their_ground(page: Browser, scheme: str) -> None:
     """At least 4.5 to 1, as WCAG 2.2 (1.4.3) asks, of every text on the page."""
     page.look(1200, 900, scheme)
     ask(page, "why is the sky blue")
+    look_into(page)
     contrasts = page.run(Path(__file__).with_name("contrast.js").read_text(encoding="utf-8"))
     assert len(contrasts) > 30
     assert {text: ratio for text, ratio in contrasts.items() if ratio < 4.5} == {}
@@ -174,6 +232,7 @@ def test_texts_stand_out_from_their_ground(page: Browser, scheme: str) -> None:
 def test_nothing_is_wider_than_the_window(page: Browser, width: int) -> None:
     page.look(width, 800)
     ask(page, "a" * 60 + " " + TEXT)
+    look_into(page)
     inside = page.run("return document.documentElement.scrollWidth")
     assert inside <= width
     cut = "return [...document.querySelectorAll('button, select, textarea')].filter(isCut).length"

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from taskheads.serve import batcher
+from taskheads.serve import ways
 from tests.serve.conftest import Served, serving, together, until
 
 SECRET = "zebra stripes"
@@ -71,7 +71,7 @@ def test_what_cannot_wait_is_told_to_come_again(folder: Path, held: threading.Ev
 
 
 def test_one_text_need_not_wait_for_all_of_a_large_request(folder: Path, monkeypatch: Any) -> None:
-    sizes, plain = [], batcher.answer_block
+    sizes, plain = [], ways.answer_block
     gate = threading.Event()
 
     def answer_block(heads: Any, backbone_of: Any, asked: Any, **more: Any) -> Any:
@@ -80,14 +80,14 @@ def test_one_text_need_not_wait_for_all_of_a_large_request(folder: Path, monkeyp
         return plain(heads, backbone_of, asked, **more)
 
     with serving(folder, workers=1, batch_tokens=40, linger=0) as served:
-        monkeypatch.setattr(batcher, "answer_block", answer_block)
+        monkeypatch.setattr(ways, "answer_block", answer_block)
         large = {"inputs": [f"a few words {at}" for at in range(200)]}
         one = threading.Thread(target=lambda: served.post("/v1/predict", large))
         one.start()
         until(lambda: served.service.batcher.busy)
+        waiting = served.service.batcher.tokens
         two = threading.Thread(target=lambda: served.post("/v1/predict", {"inputs": "alone"}))
         two.start()
-        waiting = served.service.batcher.tokens
         until(lambda: served.service.batcher.tokens > waiting)
         gate.set()
         one.join()
@@ -97,7 +97,7 @@ def test_one_text_need_not_wait_for_all_of_a_large_request(folder: Path, monkeyp
 
 def test_rows_of_a_client_that_has_gone_are_not_answered(folder: Path, monkeypatch: Any) -> None:
     seen: list[Any] = []
-    gate, plain = threading.Event(), batcher.answer_block
+    gate, plain = threading.Event(), ways.answer_block
 
     def answer_block(heads: Any, backbone_of: Any, asked: Any, **more: Any) -> Any:
         gate.wait(10)
@@ -105,7 +105,7 @@ def test_rows_of_a_client_that_has_gone_are_not_answered(folder: Path, monkeypat
         return plain(heads, backbone_of, asked, **more)
 
     with serving(folder, workers=1, linger=0, batch_tokens=8) as served:
-        monkeypatch.setattr(batcher, "answer_block", answer_block)
+        monkeypatch.setattr(ways, "answer_block", answer_block)
         first = threading.Thread(target=lambda: served.post("/v1/predict", {"inputs": "first"}))
         first.start()
         until(lambda: served.service.batcher.busy)
@@ -200,6 +200,7 @@ def test_bodies_that_are_held_are_bounded_all_together(folder: Path, held: threa
 def test_a_body_that_is_none(served: Served, body: bytes, status: int) -> None:
     answer = served.client.post("/v1/predict", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.json()["errors"][0]["field"]
     assert len(answer.content) < 1000
     assert healthy(served)
 

@@ -49,8 +49,10 @@ def serve(
     Several folders are several models; the first is meant where a request names none. SIGHUP reads the
     folders again, and no request fails meanwhile.
     """
+    import gc
     import logging
 
+    gc.disable()  # until it is ready: all that is made until then stays, and to look through it takes long
     try:
         from taskheads.serve.running import Server
         from taskheads.serve.settings import Settings

@@ -16,11 +16,21 @@ from starlette.middleware.cors import CORSMiddleware
 from taskheads.serve.guard import Guard
 from taskheads.serve.metrics import Counted
 from taskheads.serve.problems import Gone, on_gone, on_invalid, on_problem
-from taskheads.serve.routes import admin, bulk, health, huggingface, openai, playground, predict, search
+from taskheads.serve.routes import (
+    admin,
+    attention,
+    bulk,
+    health,
+    huggingface,
+    openai,
+    playground,
+    predict,
+    search,
+)
 from taskheads.serve.service import Service
 from taskheads.serve.settings import Settings
 
-_ROUTES = (predict, bulk, openai, huggingface, search, admin, health, playground)
+_ROUTES = (predict, bulk, openai, huggingface, search, attention, admin, health, playground)
 
 
 def application(folders: Sequence[Path], settings: Settings | None = None) -> FastAPI:

@@ -9,17 +9,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from taskheads.model.prediction import answer_block
-from taskheads.serve.cache import AnswerCache, Row, key_of
+from taskheads.serve.cache import Answer, AnswerCache, Row, key_of
 from taskheads.serve.problems import Busy, Problem
 from taskheads.serve.turns import Turns
 from taskheads.serve.versions import Version
-
-Answer = dict[str, Any]
+from taskheads.serve.ways import Way
 
 # English has about four characters to a token, and a row has two tokens of its own.
 _CHARACTERS = 4
@@ -39,7 +36,7 @@ class Asked:
     version: Version
     rows: Sequence[Row]
     tasks: tuple[str, ...]
-    scores: bool
+    way: Way
     caller: Hashable
     done: asyncio.Future[list[Answer]]
     answers: list[Answer | Exception | None] = field(default_factory=list)
@@ -130,24 +127,25 @@ class Batcher:
             await asyncio.to_thread(thread.join)
 
     def ask(
-        self, version: Version, rows: Sequence[Row], tasks: Sequence[str], *, scores: bool, caller: Hashable
+        self, version: Version, rows: Sequence[Row], tasks: Sequence[str], *, way: Way, caller: Hashable
     ) -> Asked:
-        """Have these rows answered; `Asked.done` will have {task: answer} for each, or the exception that
-        there was instead. Cancelling `done` takes back the rows that still wait.
+        """Have these rows answered in some way; `Asked.done` will have {task: answer} for each, or the
+        exception that there was instead. Cancelling `done` takes back the rows that still wait.
 
         Raises Busy when no more rows can wait now, Problem for more rows than ever could.
         """
         if len(rows) > _MOST_ROWS:
             raise _too_much()
-        asked = Asked(version, rows, tuple(tasks), scores, caller, self._loop.create_future())
-        asked.answers = [self.cache.get(key_of(version.id, scores, row), asked.tasks) for row in rows]
+        asked = Asked(version, rows, tuple(tasks), way, caller, self._loop.create_future())
+        asked.answers = [self.cache.get(key_of(version.id, way.name, row), asked.tasks) for row in rows]
         missing = [at for at, answer in enumerate(asked.answers) if answer is None]
         asked.left = len(missing)
         if not missing:
             asked.done.set_result(asked.answers)  # type: ignore[arg-type]
             return asked
         limit = _limit(version, tasks)
-        waiting = [_Waiting(asked, at, _tokens(rows[at], limit)) for at in missing]
+        passes = way.passes * (1 if way.together else len(tasks))
+        waiting = [_Waiting(asked, at, passes * tokens_of(rows[at], limit)) for at in missing]
         tokens = sum(each.tokens for each in waiting)
         if tokens > self.most_tokens:
             raise _too_much()
@@ -207,20 +205,18 @@ class Batcher:
 
     def _answers(self, group: Sequence[_Waiting]) -> list[Answer | Exception]:
         """The answers to rows that need the same passes."""
-        version, scores = group[0].asked.version, group[0].asked.scores
+        version, way = group[0].asked.version, group[0].asked.way
         wanted = {task for each in group for task in each.asked.tasks}
         heads = {name: head for name, head in version.model.heads.items() if name in wanted}
         try:
-            answers = answer_block(
-                heads, version.model.backbone_of, [each.row for each in group], scores=scores
-            )
+            answers = way.answer(version, heads, [each.row for each in group])
         except Exception as error:
             if len(group) == 1:
                 return [error]
             half = len(group) // 2
             return self._answers(group[:half]) + self._answers(group[half:])
         for each, answer in zip(group, answers, strict=True):
-            self.cache.put(key_of(version.id, scores, each.row), answer)
+            self.cache.put(key_of(version.id, way.name, each.row), answer)
         return [
             {task: answer[task] for task in each.asked.tasks}
             for each, answer in zip(group, answers, strict=True)
@@ -228,16 +224,18 @@ class Batcher:
 
 
 def _alike(batch: Sequence[_Waiting]) -> list[list[_Waiting]]:
-    """Rows of one version whose tasks have the same backbones of their own.
+    """Rows of one version, to be answered in one way, whose tasks have the same backbones of their own.
 
     Tasks without one are answered for all rows of the batch or for none: on the shared backbone, the pass
-    costs, and a head next to nothing.
+    costs, and a head next to nothing. Where tasks share no pass, each row's own are answered.
     """
     groups: dict[tuple, list[_Waiting]] = defaultdict(list)
     for each in batch:
-        model = each.asked.version.model
-        own = frozenset(t for t in each.asked.tasks if model.backbone_of(t) is not model.backbone)
-        groups[id(each.asked.version), each.asked.scores, own].append(each)
+        model, way = each.asked.version.model, each.asked.way
+        own = frozenset(
+            t for t in each.asked.tasks if not way.together or model.backbone_of(t) is not model.backbone
+        )
+        groups[id(each.asked.version), way, own].append(each)
     return list(groups.values())
 
 
@@ -252,7 +250,7 @@ def _limit(version: Version, tasks: Sequence[str]) -> float:
     return math.inf if tags else version.model.backbone.limit or 1
 
 
-def _tokens(row: Row, limit: float) -> int:
+def tokens_of(row: Row, limit: float) -> int:
     """About how many tokens of a row are read; at least one, so that no number of rows is free."""
     texts = (
         each for each in ([row] if isinstance(row, str) else row.values()) if isinstance(each, (str, list))

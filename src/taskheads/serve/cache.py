@@ -52,9 +52,9 @@ class AnswerCache:
                 self.bytes -= _size(dropped)
 
 
-def key_of(version: str, scores: bool, row: Row) -> bytes:
-    """What identifies a row's answers by a version of a model."""
-    text = f"{version} {scores:d} {json.dumps(row, sort_keys=True)}"
+def key_of(version: str, way: str, row: Row) -> bytes:
+    """What identifies a row's answers by a version of a model, given in some way."""
+    text = f"{version} {way} {json.dumps(row, sort_keys=True)}"
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 

@@ -17,12 +17,16 @@ from taskheads.model.model import Model
 from taskheads.serve.collection import Collection
 from taskheads.serve.dressing import out_of_scope_label
 from taskheads.serve.settings import Settings
-from taskheads.serve.versions import Version, identity
+from taskheads.serve.versions import ByHead, Version, by_head, identity
+
+# What `taskheads inspect` calls its scores.
+INSPECTED = "scores.safetensors"
 
 
 def load_version(name: str, folder: Path, settings: Settings) -> Version:
     """The model in a folder, warmed. Raises ModelError, ConfigError and DataError, in one sentence."""
-    return _ready(name, Model.load(folder), folder, settings, {})
+    model = Model.load(folder)
+    return _ready(name, model, folder, settings, {}, _importance(model, folder))
 
 
 def with_task(version: Version, task: str, folder: Path, settings: Settings) -> Version:
@@ -93,15 +97,37 @@ def _changed(
     }
     made = Model(model.backbone, dict(heads), card, model.branches, branch_of, dict(edits))
     same = {
-        task: collection
-        for task, collection in version.collections.items()
-        if heads.get(task) is model.heads[task] and edits.get(task) is model.edits.get(task)
+        task
+        for task, head in model.heads.items()
+        if heads.get(task) is head and edits.get(task) is model.edits.get(task)
     }
-    return _ready(version.name, made, version.folder, settings, same)
+    collections = {task: each for task, each in version.collections.items() if task in same}
+    importance = version.importance
+    if importance is not None:
+        importance = {task: each for task, each in importance.items() if task in same}
+    return _ready(version.name, made, version.folder, settings, collections, importance)
+
+
+def _importance(model: Model, folder: Path) -> dict[str, ByHead] | None:
+    """What `taskheads inspect` has left in the folder, if that is of this backbone."""
+    path = folder / INSPECTED
+    if not path.is_file():
+        return None
+    from taskheads.attention.scores import HeadScores
+
+    found = HeadScores.load(path)
+    if found.manifest.get("fingerprint") != model.backbone.fingerprint:
+        return None
+    return {task: by_head(found.of_task(task).values) for task in found.tasks if task in model.heads}
 
 
 def _ready(
-    name: str, model: Model, folder: Path, settings: Settings, collections: Mapping[str, Collection]
+    name: str,
+    model: Model,
+    folder: Path,
+    settings: Settings,
+    collections: Mapping[str, Collection],
+    importance: Mapping[str, ByHead] | None,
 ) -> Version:
     """The version, with what its tasks search (`collections` has some of it) and warmed."""
     searched = dict(collections)
@@ -110,6 +136,6 @@ def _ready(
             searched[task] = Collection.read(path, head, model.backbone_of)
     labels = {task: out_of_scope_label(each, settings.out_of_scope) for task, each in model.tasks.items()}
     known = {task: label for task, label in labels.items() if label is not None}
-    version = Version(name, identity(model), model, folder, searched, known)
+    version = Version(name, identity(model), model, folder, searched, known, importance)
     version.warm()
     return version

@@ -88,6 +88,9 @@ async def on_problem(_request: Request, error: Exception) -> Response:
     if isinstance(error, Problem):
         return error.response()
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # the framework says no more of a body that cannot be decoded
+        detail = "the body cannot be read: it is not UTF-8, nested too deep, or has a number too long"
+        return Problem(400, detail, field="body").response()
     return Problem(
         error.status_code, HTTPStatus(error.status_code).description, headers=error.headers
     ).response()
@@ -134,4 +137,6 @@ def _told(error: Mapping[str, Any]) -> str:
         return "there is no such field"
     if error["type"] == "missing":
         return "this field is needed"
+    if error["type"] == "string_pattern_mismatch":
+        return "a name without slashes is needed"
     return str(error["msg"]).removeprefix("Value error, ")

@@ -123,8 +123,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
-        gc.collect()
         gc.freeze()  # modules and models are not looked through again and again
+        gc.enable()
         self.ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 from starlette.requests import Request
 
 from taskheads.errors import ConfigError, DataError, TaskheadsError
-from taskheads.serve.batcher import Answer, Batcher
-from taskheads.serve.cache import AnswerCache, Row
+from taskheads.serve.batcher import Batcher
+from taskheads.serve.cache import Answer, AnswerCache, Row
 from taskheads.serve.changing import load_version
 from taskheads.serve.metrics import Metrics
 from taskheads.serve.problems import Gone, Problem, invalid, of_row
 from taskheads.serve.settings import Settings
 from taskheads.serve.versions import Registry, Version, name_of
+from taskheads.serve.ways import PLAIN, Way
 
 log = logging.getLogger("taskheads.serve")
 
@@ -97,12 +98,12 @@ class Service:
         rows: Sequence[Row],
         tasks: Sequence[str],
         *,
-        scores: bool = False,
+        way: Way = PLAIN,
         field: str = "inputs",
     ) -> list[Answer]:
         """{task: answer} for each row. Raises Problem for a row that cannot be answered, Busy, and Gone."""
         client = request.client
-        asked = self.batcher.ask(version, rows, tasks, scores=scores, caller=client and client.host)
+        asked = self.batcher.ask(version, rows, tasks, way=way, caller=client and client.host)
         found = len(rows) - asked.left
         self.metrics.rows.labels("cache").inc(found)
         self.metrics.rows.labels("model").inc(asked.left)

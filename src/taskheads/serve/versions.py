@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +20,12 @@ from taskheads.model.prediction import answer_block
 from taskheads.serve.collection import Collection
 from taskheads.serve.problems import Problem, invalid
 from taskheads.tasks.suggest import did_you_mean, listed
+
+if TYPE_CHECKING:
+    from taskheads.attention.heads import AttentionHeads
+
+# A number for each attention head, null for those that are not there.
+ByHead = list[list[float | None]]
 
 # Rows of one, some and many tokens: what is made at first use is made before a version is used.
 _WARMING = ("a", "a text of a few words", "a text which goes on for a good deal longer " * 4)
@@ -28,6 +37,8 @@ class Version:
 
     id: the same for equal models, in whichever process. folder: where it was read from. collections: by embed
     task, what search finds. out_of_scope: by task, the label that says a text is none of the others.
+    importance: by task, how much it hangs on each attention head [layers, heads], as `taskheads inspect`
+    found over data; None for a model that was not inspected.
     """
 
     name: str
@@ -36,9 +47,17 @@ class Version:
     folder: Path
     collections: Mapping[str, Collection] = field(default_factory=dict)
     out_of_scope: Mapping[str, str] = field(default_factory=dict)
+    importance: Mapping[str, ByHead] | None = None
 
     def __str__(self) -> str:
         return f"{self.name}@{self.id}"
+
+    @cached_property
+    def attention_heads(self) -> AttentionHeads:
+        """Those that the tasks share, found at first use."""
+        from taskheads.attention.heads import AttentionHeads
+
+        return AttentionHeads(self.model.backbone)
 
     def heads(self, tasks: Sequence[str] | None, where: str = "tasks") -> dict[str, Head]:
         """The heads of these tasks, all by default. Raises Problem for a task that is not there."""
@@ -127,6 +146,11 @@ def identity(model: Model) -> str:
             digest.update(f"{key} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def by_head(values: torch.Tensor) -> ByHead:
+    """[layers, heads] as JSON has it, which knows finite numbers alone."""
+    return [[round(each, 6) if math.isfinite(each) else None for each in layer] for layer in values.tolist()]
 
 
 def name_of(folder: Path) -> str:

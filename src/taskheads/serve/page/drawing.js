@@ -1,17 +1,12 @@
 // From the answer of one task to what is drawn of it.
 
+import { element } from "./element.js";
+import { leaned } from "./leaning.js";
+
 const MOST_BARS = 5;
 
-/** An element with attributes and children; texts are never read as HTML. */
-export function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
-
-/** Everything that is drawn of an answer. What an answer may hold beside this (which attention heads it
- *  leaned on, say) is one more function in PARTS: of (task, answer, row), to an element or null. */
+/** Everything that is drawn of an answer. What an answer may hold beside this is one more function in PARTS:
+ *  of (task, answer, row), to an element or null. */
 export function drawn(task, answer, row) {
   if (answer === null) {
     return [element("p", { class: "none" }, `needs ${task.inputs.join(" and ")}`)];
@@ -29,7 +24,7 @@ export function said(answer) {
   return JSON.stringify([label, labels, typeof value === "number" ? value.toFixed(3) : value, tags]);
 }
 
-const PARTS = [flags, saidAloud, bars, tagged, embedded, hits];
+const PARTS = [flags, saidAloud, bars, tagged, embedded, hits, leaned];
 
 function flags(_task, answer) {
   const raised = [];

@@ -1,6 +1,7 @@
 // The playground: asks about a text, all chosen tasks at once, and shows what each says.
 
-import { drawn, element, isWide, said } from "./drawing.js";
+import { drawn, isWide, said } from "./drawing.js";
+import { element } from "./element.js";
 
 const PAUSE = 350; // milliseconds without a key before it asks by itself
 const HITS = 5;
@@ -119,6 +120,15 @@ async function answer(side) {
     const found = await call("v1/search", search);
     side.answers[task.name] = { ...side.answers[task.name], hits: found.content.results[0] };
   }
+  for (const { name } of side.model.inspected ? side.tasks : []) {
+    if (side.answers[name]) side.answers[name].leaning = () => leaning(side.body, name);
+  }
+}
+
+/** Which attention heads one task's answer leaned on. */
+async function leaning({ inputs, model }, task) {
+  const { content } = await call("v1/attention", { inputs, model, tasks: [task] });
+  return content.answers[task];
 }
 
 function show(asked, milliseconds) {

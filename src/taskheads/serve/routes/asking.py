@@ -15,13 +15,13 @@ from taskheads.serve.problems import invalid
 from taskheads.serve.service import Service
 from taskheads.tasks.targets import type_name
 
-_ROW = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+ROW = {"anyOf": [{"type": "string"}, {"type": "object"}]}
 
 # Told apart by `rows_of`, which says in one sentence where and what is wrong; a union would say it for each.
 Rows = Annotated[
     Any,
     Field(description="A text, an object with the tasks' input columns, or a list of these."),
-    WithJsonSchema({"anyOf": [*_ROW["anyOf"], {"type": "array", "items": _ROW, "minItems": 1}]}),
+    WithJsonSchema({"anyOf": [*ROW["anyOf"], {"type": "array", "items": ROW, "minItems": 1}]}),
 ]
 ModelName = Annotated[
     str | None,

@@ -19,6 +19,7 @@ from taskheads.serve.problems import Busy, Problem, invalid, on_failure
 from taskheads.serve.routes.asking import rows_of, service_of
 from taskheads.serve.service import Service, told, unanswerable
 from taskheads.serve.versions import Version
+from taskheads.serve.ways import PLAIN, SCORED, Way
 
 router = APIRouter(tags=["predict"])
 
@@ -56,7 +57,7 @@ async def bulk(
     service = service_of(request)
     version = service.registry.find(model)
     below = thresholds(version, abstain_below)
-    answering = _Answering(service, version, list(version.heads(tasks)), scores, below)
+    answering = _Answering(service, version, list(version.heads(tasks)), SCORED if scores else PLAIN, below)
     return Streamed(answering.pieces(request))
 
 
@@ -83,11 +84,11 @@ class _Answering:
         service: Service,
         version: Version,
         tasks: Sequence[str],
-        scores: bool,
+        way: Way,
         below: dict[str, float],
     ) -> None:
         self.service, self.version, self.tasks = service, version, tasks
-        self.scores, self.below = scores, below
+        self.way, self.below = way, below
 
     async def pieces(self, request: Request) -> AsyncIterator[bytes]:
         """Some lines of answers at a time, in the rows' order."""
@@ -167,9 +168,7 @@ class _Answering:
         """As soon as there is room for them."""
         while rows:
             try:
-                asked = self.service.batcher.ask(
-                    self.version, rows, self.tasks, scores=self.scores, caller=caller
-                )
+                asked = self.service.batcher.ask(self.version, rows, self.tasks, way=self.way, caller=caller)
             except Busy:
                 await asyncio.sleep(_PAUSE)
             except Problem as problem:  # so much cannot wait at once

@@ -49,6 +49,7 @@ def _about(version: Version) -> dict[str, Any]:
         "object": "model",
         "owned_by": "taskheads",
         "backbone": version.model.backbone.name,
+        "inspected": version.importance is not None,
         "tasks": {
             name: {
                 "kind": task.kind,

@@ -16,6 +16,7 @@ from taskheads.serve.cache import Row
 from taskheads.serve.problems import Problem, invalid
 from taskheads.serve.routes.asking import Body, Rows, answered, rows_of, service_of
 from taskheads.serve.versions import Version
+from taskheads.serve.ways import SCORED
 from taskheads.tasks.task import Task
 
 router = APIRouter(tags=["classification"])
@@ -66,7 +67,7 @@ async def classify(request: Request, task: str, body: Classify, model: str | Non
             f"the scores of this task are made by {applied or 'no such function'}",
         )
     rows = [_row(about, row, at) for at, row in enumerate(rows_of(body.inputs))]
-    answers = await service.answers(request, version, rows, [task], scores=True)
+    answers = await service.answers(request, version, rows, [task], way=SCORED)
     return answered([_labels(about, answer[task])[: body.parameters.top_k] for answer in answers])  # type: ignore[arg-type]
 
 

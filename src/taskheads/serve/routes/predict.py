@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from taskheads.serve.dressing import dressed, thresholds
 from taskheads.serve.routes.asking import Body, ModelName, Rows, answered, rows_of, service_of
+from taskheads.serve.ways import PLAIN, SCORED
 
 router = APIRouter(tags=["predict"])
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
@@ -50,7 +51,8 @@ async def predict(request: Request, body: Predict) -> Response:
     version = service.registry.find(body.model)
     tasks = list(version.heads(body.tasks))
     below = thresholds(version, body.abstain_below)
-    answers = await service.answers(request, version, rows_of(body.inputs), tasks, scores=body.scores)
+    way = SCORED if body.scores else PLAIN
+    answers = await service.answers(request, version, rows_of(body.inputs), tasks, way=way)
     found = [dressed(answer, version.out_of_scope, below) for answer in answers]
     took = f"answer;dur={(time.perf_counter() - start) * 1000:.1f}"
     return answered({"model": str(version), "answers": found}, {"Server-Timing": took})
