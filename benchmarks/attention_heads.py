@@ -2,65 +2,37 @@
 installed), on a GPT-2 of the usual small size with random weights.
 
   sweep        silencing every head alone: one hooked pass for each, against `effects`; and how far both are
-               from a pass in double precision.
+               from passes in double precision, at worst and in the mean, over the same heads. What is left is
+               the rounding of float32, which both have.
   attribution  all heads from gradients, and how well the best of them agree with the exact sweep.
   edges        every edge between two heads, from gradients.
   reading      the outputs of all heads, and an attached backbone that is not used, beside a plain pass.
   statistics   six numbers of the patterns of one layer at 2,048 positions, beside eager attention.
   pruning      a model with 60 % of its heads: its time beside what its operations say.
+  loading      what a backbone adds to a model that is in memory.
+  exceptions   what a change that fails inside a pass leaves behind.
+  page         the bytes of a page with the patterns of all heads over 512 tokens, beside all weights as text.
 
 Times are those of processors, the least of several. A loop over all heads is one pass, many times.
 """
 
 from __future__ import annotations
 
-import resource
-import threading
 from collections.abc import Callable
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from attention_heads_clocks import in_turn, least, watched
+from attention_heads_kept import exceptions, loading, page
 from attention_heads_sides import PEER, SIZES, Mine, Peer, eager_statistics, mine_statistics, model, tokens
 from report import facts, keep, parser, show, show_facts, timed, use_threads
 
-PARTS = ("sweep", "attribution", "edges", "reading", "statistics", "pruning")
-
-
-def least(work: Callable[[], Any], times: int = 3) -> float:
-    """Seconds of processors, at the best of so many times."""
-    return min(timed(work)[1].cpu for _ in range(times))
-
-
-def in_turn(*works: Callable[[], Any], times: int = 5) -> list[float]:
-    """The same of several, taking turns, so that what disturbs one disturbs all."""
-    found = [[timed(work)[1].cpu for work in works] for _ in range(times)]
-    return [min(each) for each in zip(*found, strict=True)]
-
-
-def watched(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What `work` returns, and by how many megabytes this process was larger on its way than before."""
-    sizes, done = [_resident()], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            sizes.append(_resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        result = work()
-    finally:
-        done.set()
-        watcher.join()
-    return result, (max(sizes) - sizes[0]) / 2**20
-
-
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
+PARTS = (
+    *("sweep", "attribution", "edges", "reading", "statistics", "pruning"),
+    *("loading", "exceptions", "page"),
+)
 
 
 def sweep(size: str, shape: tuple[int, int]) -> dict[str, Any]:
@@ -84,19 +56,23 @@ def sweep(size: str, shape: tuple[int, int]) -> dict[str, Any]:
         own = shared + heads * float(np.interp(range(layers), sampled, costs).sum())
         exact = mine.sweep(which)
     truth = Peer(plain.double(), ids, hooks_alone=True)
-    off, theirs_off = 0.0, 0.0
-    for layer, head in which[:: max(1, len(which) // 6)]:
+    off, theirs_off = [], []
+    # Coprime to the heads of a layer, so that these are of all layers and of all numbers.
+    for layer, head in which[:: 5 if whole else max(1, len(which) // 6)]:
         right = truth.effect(layer, head)
-        off = max(off, abs(float(exact[layer, head]) - right))
-        theirs_off = max(theirs_off, abs(peer.effect(layer, head) - right))
+        off.append(abs(float(exact[layer, head]) - right))
+        theirs_off.append(abs(peer.effect(layer, head) - right))
     return {
         "rows": shape[0],
         "tokens": shape[1],
         "peer_s": theirs,
         "own_s": own,
         "ratio": theirs / own,
-        "own_error": off,
-        "peer_error": theirs_off,
+        "own_error": max(off),
+        "peer_error": max(theirs_off),
+        "own_mean_error": float(np.mean(off)),
+        "peer_mean_error": float(np.mean(theirs_off)),
+        "compared": len(off),
     }
 
 
@@ -236,7 +212,8 @@ def main() -> None:
     record: dict[str, Any] = {"facts": known, "peer": PEER, "size": given.size}
     if "sweep" in given.parts:
         record["sweep"] = [sweep(given.size, (rows, 64)) for rows in dict.fromkeys((1, given.rows))]
-        columns = ["rows x 64", f"{PEER}, s", "taskheads, s", "ratio", "its error", "our error"]
+        columns = ["rows x 64", f"{PEER}, s", "taskheads, s", "ratio"]
+        columns += ["its error", "our error", "its mean error", "our mean error", "over heads"]
         lines = [
             [
                 r["rows"],
@@ -245,6 +222,9 @@ def main() -> None:
                 f"{r['ratio']:.2f}",
                 f"{r['peer_error']:.1e}",
                 f"{r['own_error']:.1e}",
+                f"{r['peer_mean_error']:.1e}",
+                f"{r['own_mean_error']:.1e}",
+                r["compared"],
             ]
             for r in record["sweep"]
         ]
@@ -262,6 +242,9 @@ def _one_line_each(given: Any) -> dict[str, Callable[[], dict[str, Any]]]:
         "reading": lambda: reading(given.size, (min(8, given.rows), 64)),
         "statistics": lambda: statistics(given.size, given.length),
         "pruning": lambda: pruning(given.size, (min(8, given.rows), 64)),
+        "loading": lambda: loading(given.size),
+        "exceptions": lambda: exceptions(given.size, (1, 64)),
+        "page": lambda: page(given.size, min(512, given.length)),
     }
     return {name: work for name, work in found.items() if name in given.parts}
 

@@ -11,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
-SIZES = {"gpt2": {}, "small": {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 500}}
+SIZES = {
+    "gpt2": {},
+    "small": {
+        "n_layer": 3,
+        "n_head": 4,
+        "n_embd": 64,
+        "vocab_size": 500,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
+}
 PEER = "TransformerLens" if find_spec("transformer_lens") else "hooks on the plain model"
 
 

@@ -7,8 +7,13 @@ import copy
 import pytest
 import torch
 
+from taskheads.attention.alone import alone
+from taskheads.attention.changing import edited
+from taskheads.attention.estimating import attributed
 from taskheads.attention.factored import Factored
 from taskheads.attention.heads import AttentionHeads
+from taskheads.attention.scanning import effects
+from taskheads.attention.statistics import statistics
 from taskheads.attention.which import AttentionHead, chosen_heads
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.hearing import Heard
@@ -16,10 +21,11 @@ from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.composing import then
 from taskheads.errors import BackboneError, ConfigError
 from tests.backbone.models import CONFIGS, DEBERTA, VIT, tiny
-from tests.backbone.test_sites import batch, close
+from tests.backbone.test_sites import batch, close, state_of
 from tests.backbone.test_sites import rows as rows_of_tokens
 
 EVERY = list(CONFIGS)
+PARTS = ("query", "key", "value", "scores", "pattern", "heads")
 
 
 def backbone_of(architecture: str) -> Backbone:
@@ -83,6 +89,49 @@ def test_a_backbone_whose_heads_do_not_add_up_is_refused() -> None:
     AttentionHeads(backbone)
     with pytest.raises(BackboneError, match="cannot be reached"):
         AttentionHeads(backbone_of("deberta"))
+
+
+@pytest.mark.parametrize("architecture", [*EVERY, "vit"])
+def test_a_model_that_is_attached_is_not_copied_and_answers_as_before(architecture: str) -> None:
+    model = backbone_of(architecture).model
+    plain = type(model)(model.config).eval()
+    plain.load_state_dict(model.state_dict())
+    plain.set_attn_implementation("sdpa")
+    given = torch.randn(2, 3, 8, 8) if architecture == "vit" else rows_of_tokens()[0].ids[None]
+    with torch.no_grad():
+        before = plain(torch.as_tensor(given)).last_hidden_state
+        weights = {name: each.data_ptr() for name, each in plain.state_dict().items()}
+        heads = AttentionHeads(Backbone(plain))
+        assert heads.backbone.model is plain
+        assert {name: each.data_ptr() for name, each in plain.state_dict().items()} == weights
+        assert torch.equal(plain(torch.as_tensor(given)).last_hidden_state, before)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "albert"])
+@torch.inference_mode()
+def test_whatever_fails_inside_a_pass_leaves_all_as_it_was(architecture: str) -> None:
+    backbone = backbone_of(architecture)
+    heads = AttentionHeads(backbone)
+
+    def fail(*_: object) -> torch.Tensor:
+        raise ZeroDivisionError
+
+    before, outputs = state_of(backbone.model), backbone.run(batch())["output"]
+    for work in (
+        *(
+            lambda part=part: backbone.run(batch(), changes=edited([(1, 1)], fail, part=part))
+            for part in PARTS
+        ),
+        lambda: statistics(heads, [batch()], {"failing": fail}),
+        lambda: effects(heads, batch(), fail),
+        lambda: alone(heads, batch(), lambda vectors: vectors.sum(-1), lambda _: edited([(2, 0)], fail)),
+        lambda: attributed(heads, batch(), fail),
+    ):
+        with pytest.raises(ZeroDivisionError):
+            work()
+        assert state_of(backbone.model) == before
+        assert torch.equal(backbone.run(batch())["output"], outputs)
+    assert all(each.requires_grad and each.grad is None for each in backbone.model.parameters())
 
 
 @pytest.mark.parametrize("architecture", EVERY)

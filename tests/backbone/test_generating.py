@@ -207,3 +207,31 @@ def test_a_language_model_of_a_folder(tmp_path: Any) -> None:
     assert backbone.tokens is not None
     model.generation_config = hf.GenerationConfig(pad_token_id=0)
     assert generate(backbone, head, RaggedBatch(rows()), most=MOST)[2] == theirs(model, rows()[2])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_language_model_of_a_pruned_folder(tied: bool, tmp_path: Any) -> None:
+    """Of the body alone, whose configuration says what was cut: whole where the head is tied to it."""
+    from taskheads.attention.heads import AttentionHeads
+    from taskheads.attention.pruning import pruned
+    from tests.backbone.tokenizers import byte_level
+
+    config = copy.deepcopy(CONFIGS["gpt2"])
+    config.vocab_size, config.tie_word_embeddings = 330, tied
+    backbone, head = language_model(hf.AutoModelForCausalLM.from_config(config).eval(), byte_level())
+    small = pruned(AttentionHeads(backbone), "0.1 0.3 1.0")
+    small.save(tmp_path)
+    if not tied:
+        with pytest.raises(BackboneError, match=r"lack 'lm_head\.weight'"):
+            language_model(tmp_path)
+        small_model = hf.AutoModelForCausalLM.from_config(config)
+        small_model.transformer, small_model.lm_head = small.model, head
+        small_model.config = small.model.config
+        small_model.save_pretrained(tmp_path)
+    again, head_again = language_model(tmp_path)
+    batch = RaggedBatch(rows())
+    with torch.inference_mode():
+        assert AttentionHeads(again).counts == (2, 3, 4)
+        assert torch.equal(again.run(batch)["output"], small.run(batch)["output"])
+        assert torch.equal(head_again.weight, head.weight)
+    assert generate(again, head_again, batch, most=3) == generate(small, head, batch, most=3)

@@ -6,11 +6,12 @@ import time
 
 import numpy as np
 import pytest
+from tokenizers import decoders
 
 from taskheads.backbone.ragged import Encoded
 from taskheads.backbone.tokens import Tokens
 from taskheads.errors import BackboneError
-from tests.backbone.tokenizers import CORPUS, KINDS
+from tests.backbone.tokenizers import CORPUS, KINDS, wordpiece
 
 ROWS = [
     CORPUS[0].split(),
@@ -129,6 +130,20 @@ def test_halves_of_surrogate_pairs_count_as_the_replacement_character(kind: str)
     assert broken.ids.tolist() == mended.ids.tolist()
     assert tokens.pairs(["\ud83d"], ["a"])[0].ids.tolist() == tokens.pairs(["\ufffd"], ["a"])[0].ids.tolist()
     assert len(tokens.words([["fox", "\udead"]])[0]) > 0
+
+
+def test_tokens_read_as_they_stand_after_another() -> None:
+    text = "unbelievably quick, don't"
+    tokens = Tokens(KINDS["byte_level"](), 64)
+    pieces = tokens.pieces(tokens.texts([f" {text}"])[0].ids)
+    assert len(pieces) > 3
+    assert "".join(pieces) == f" {text}"
+    whole = wordpiece()
+    whole.backend_tokenizer.decoder = decoders.WordPiece()
+    tokens = Tokens(whole, 64)
+    pieces = tokens.pieces(tokens.texts(["quick foxes"])[0].ids)
+    assert "".join(pieces) == " <s> quick foxes </s>"
+    assert [each for each in pieces if each.startswith(" ")][1].strip()[0] == "q"
 
 
 def test_what_is_no_text_is_said() -> None:

@@ -26,6 +26,27 @@ def test_reading_disturbs_nothing(bench):
     assert found["read_bit_identical"]
 
 
+def test_nothing_is_copied_and_nothing_is_left_behind(bench):
+    script, _ = bench
+    found = script.loading("small")
+    assert found["same_addresses"]
+    assert found["none_of_its_own"]
+    found = script.exceptions("small", (1, 16))
+    assert found == {
+        "exceptions": 6,
+        "hooks_left": 0,
+        "backbone_bit_identical": True,
+        "model_bit_identical": True,
+    }
+
+
+def test_a_page_is_small_and_right(bench):
+    found = bench[0].page("small", 64)
+    assert found["apart_in_255ths"] <= 0.5 + 1e-3
+    assert (found["heads"], found["tokens"], found["keys_a_token"]) == (12, 64, 16)
+    assert found["page_mb"] < 0.1 < found["all_weights_as_text_mb"]
+
+
 def test_statistics_are_those_of_eager_attention(bench):
     import torch
 

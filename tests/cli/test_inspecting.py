@@ -52,6 +52,12 @@ def test_inspect_from_end_to_end(run: Run, fitted: Path, tmp_path: Path) -> None
     told = json.loads(out.with_name("scores.json").read_text())
     assert torch.equal(torch.tensor(told["importance"]["size"]["values"]), scores.of_task("size").values)
     assert told["manifest"] == scores.manifest
+    assert [level["keep"] for level in told["levels"]] == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+    heading = next(at for at, line in enumerate(lines) if "100%" in line)
+    assert lines[heading].split() == ["task", "metric", *(f"{each}%" for each in range(100, 20, -10))]
+    for line, name in zip(lines[heading + 1 :], NAMES, strict=False):
+        found = [level["scores"][name] for level in told["levels"]]
+        assert line.split() == [name, found[0]["metric"], *(f"{each['value']:.3f}" for each in found)]
     first = lines[1].split()[1]
     assert first == str(scores.of_task("names").top(1)[0])
     assert first in out.read_text()
@@ -82,6 +88,24 @@ def test_all_attention_heads_and_the_same_task_heads_answer_the_same(
     assert done.code == 0, done.err
     whole, same = Model.load(fitted), Model.load(tmp_path / "same")
     assert same.predict(rows(), scores=True) == whole.predict(rows(), scores=True)
+
+
+def test_the_page_says_what_the_pruned_model_scores(run: Run, fitted: Path, tmp_path: Path) -> None:
+    """At 60 %, on the rows that were asked about, with its task heads as they are."""
+    assert run("inspect", fitted, "--out", tmp_path / "page.html").code == 0
+    given = ("prune", fitted, "--keep", "60%", "--out", tmp_path / "small", "--no-refit", "--no-cache")
+    assert run(*given).code == 0
+    told = json.loads((tmp_path / "scores.json").read_text())["levels"]
+    (level,) = [each for each in told if each["keep"] == 0.6]
+    for score in Model.load(tmp_path / "small").evaluate(split="dev"):
+        mine = level["scores"][score.task]
+        assert mine["rows"] == score.rows
+        assert (mine["value"], mine["low"], mine["high"]) == pytest.approx(
+            (score.value, score.low, score.high), abs=1e-5
+        )
+    assert any(each["scores"] != told[0]["scores"] for each in told)
+    html = (tmp_path / "page.html").read_text()
+    assert f'<td class="number">{level["scores"]["topic"]["value"]:.3f}<small>' in html
 
 
 def test_mistakes_are_one_line(run: Run, fitted: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from scipy.stats import wasserstein_distance
 
+from taskheads.attention.heads import AttentionHeads
+from taskheads.attention.pruning import pruned
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.edit import made
@@ -50,6 +52,20 @@ def test_under_grouped_keys_a_head_is_moved_with_its_group() -> None:
         tuned.model.layers[1].self_attn.k_proj.weight[8, 0] += 1
     scores = head_shifts(backbone, tuned)
     assert scores.nonzero().tolist() == [[1, 2], [1, 3]]
+
+
+def test_layers_of_a_pruned_backbone_have_the_heads_that_are_left() -> None:
+    backbone = pruned(AttentionHeads(backbone_of("bert")), "0.1 0.3 2.0")
+    planted = [(0, 1), (2, 0), (2, 2)]
+    scores = head_shifts(backbone, moved(backbone, planted))
+    assert scores.isnan().nonzero().tolist() == [[0, 2], [0, 3], [2, 3]]
+    assert [*map(tuple, scores.nan_to_num().nonzero().tolist())] == planted
+    assert strongest(scores, 3 / 9) == planted
+    edit = made("alps_head_localization", backbone, ["first"], {"heads": [(0, 1), (1, 3)]})
+    assert edit.scores(backbone).isnan().equal(scores.isnan())
+    for layer, first in ((0, 8), (1, 24)):
+        for name in query_key_value(backbone, layer):
+            assert by_name(edit.maps)[name].rows.tolist() == [*range(first, first + 8)]
 
 
 def test_the_distance_is_scipys() -> None:

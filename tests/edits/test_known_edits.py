@@ -8,16 +8,22 @@ import peft
 import pytest
 import torch
 
+from taskheads.attention.changing import moved, site_of
+from taskheads.attention.heads import AttentionHeads
+from taskheads.attention.pruning import pruned
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.edit import made
 from taskheads.edits.edited import Edited, frozen
 from taskheads.edits.low_rank.delta import LowRank
 from taskheads.edits.maps import by_name
+from taskheads.edits.weights.attention_heads import head_counts
 from taskheads.errors import ConfigError
 from tests.backbone.models import CONFIGS, tiny
 from tests.edits.planted import backbone_of, rows_of, stirred
 
+# Heads that are cut: under grouped queries whole groups.
+UNEVEN = {"bert": "0.1 0.3 2.0", "llama": "0.0-1"}
 ROWS = rows_of()["first"]
 
 
@@ -197,6 +203,29 @@ def test_the_planted_head_is_ranked_first_and_kept() -> None:
     assert second.following(backbone) is None
 
 
+@pytest.mark.method("lofit")
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_the_heads_are_those_that_a_pruned_backbone_has(architecture: str) -> None:
+    """Layers of two, four and three attention heads: an offset moves its own, and no other."""
+    backbone = pruned(AttentionHeads(backbone_of(architecture)), UNEVEN[architecture])
+    counts = list(AttentionHeads(backbone).counts)
+    assert len(set(counts)) > 1
+    assert head_counts(backbone) == (counts, 8)
+    first = made("lofit", backbone, ["first"], {"share": 1.0})
+    every = [(layer, head) for layer, count in enumerate(counts) for head in range(count)]
+    assert sorted(first.ranked()) == every
+    assert outputs(backbone, stirred(first)).isfinite().all()
+    layer = counts.index(min(counts))
+    with pytest.raises(ConfigError, match=rf"no attention head \({layer}, {counts[layer]}\)"):
+        made("lofit", backbone, ["first"], {"heads": [(layer, counts[layer])]})
+    chosen = (layer, counts[layer] - 1)
+    second = stirred(made("lofit", backbone, ["first"], {"heads": [chosen]}))
+    expected = moved([chosen], {site_of(layer): torch.zeros(counts[layer], 8) + second.offsets})
+    with torch.inference_mode():
+        other = backbone.run(RaggedBatch(ROWS), changes=expected)["output"]
+    torch.testing.assert_close(outputs(backbone, second), other)
+
+
 @pytest.mark.method("prompt_tuning")
 def test_a_prompt_is_as_tokens_whose_embeddings_it_has() -> None:
     for architecture in ("bert", "llama"):
@@ -231,26 +260,39 @@ def test_a_prefix_is_as_the_keys_and_values_of_tokens_before_the_row() -> None:
 
 
 @pytest.mark.method("lora")
-def test_gradients_of_many_slices_are_those_of_each_alone() -> None:
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "ranks", "kind"),
+    [
+        pytest.param(6, 5, (2, 2, 2), torch.float64, id="what one call for all slices does not take"),
+        pytest.param(16, 12, (4, 4, 4), torch.float32, id="one call for all slices"),
+        pytest.param(16, 12, (4, 8, 1), torch.float32, id="ranks that differ"),
+    ],
+)
+def test_gradients_of_many_slices_are_those_of_each_alone(
+    inputs: int, outputs: int, ranks: tuple[int, ...], kind: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    linear = torch.nn.Linear(6, 5).double()
-    deltas = [LowRank(6, 5, 2, 0.7).double() for _ in range(3)]
+    linear = torch.nn.Linear(inputs, outputs).to(kind)
+    deltas = [LowRank(inputs, outputs, rank, 0.7 / rank).to(kind) for rank in ranks]
     for delta in deltas:
         torch.nn.init.normal_(delta.up)
     sizes, chosen = [4, 0, 3, 2, 1], [deltas[0], deltas[1], None, deltas[2], deltas[0]]
-    x = torch.randn(sum(sizes), 6, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(sum(sizes), 5, dtype=torch.float64)
-    inputs = [x, linear.weight, linear.bias, *(p for delta in deltas for p in delta.parameters())]
+    x = torch.randn(sum(sizes), inputs, dtype=kind, requires_grad=True)
+    weight = torch.randn(outputs, sum(sizes), dtype=kind).T  # a gradient as a head may hand it down
+    learning = [x, linear.weight, linear.bias, *(p for delta in deltas for p in delta.parameters())]
 
     def gradients(output: torch.Tensor) -> list:
-        return torch.autograd.grad((output.sin() * weight).sum(), inputs, allow_unused=True)
+        return torch.autograd.grad((output.sin() * weight).sum(), learning, allow_unused=True)
 
     # As the model hands it over: a view of what the map gave.
     together = LowRank.by_slice(chosen, sizes)(x, linear(x[None]).flatten(0, 1))
     parts = zip(chosen, x.split(sizes), strict=True)
     alone = torch.cat([linear(mine) if own is None else own(mine, linear(mine)) for own, mine in parts])
-    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        in_place = LowRank.by_slice(chosen, sizes)(x, linear(x[None]).flatten(0, 1))
+    torch.testing.assert_close(in_place, alone, rtol=1e-5, atol=1e-5)
     for mine, theirs in zip(gradients(together), gradients(alone), strict=True):
         assert (mine is None) == (theirs is None) or not theirs.any()
         if mine is not None:
-            torch.testing.assert_close(mine, theirs)
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)

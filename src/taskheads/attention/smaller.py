@@ -11,6 +11,7 @@ from taskheads.attention.heads import AttentionHeads
 from taskheads.attention.pruning import pruned, weakest
 from taskheads.attention.scores import HeadScores
 from taskheads.attention.usage import shares
+from taskheads.attention.which import AttentionHead
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.cache import FeatureCache
 from taskheads.backbone.ragged import RaggedBatch
@@ -23,12 +24,18 @@ _PASSES = 7
 
 
 def smaller(model: Model, heads: AttentionHeads, importance: HeadScores, keep: float) -> Model:
-    """The model on a share `keep` of its attention heads, those of the highest importance summed over tasks,
-    each task's as shares of its whole. The task heads are copies; `refit` solves them anew.
+    """The model on a share `keep` of its attention heads, without those that are `needed_least`. The task
+    heads are copies; `refit` solves them anew.
 
     Raises as `taskheads.attention.pruning.pruned` and `weakest` do."""
-    backbone = pruned(heads, weakest(heads, shares(importance), keep))
+    backbone = pruned(heads, needed_least(heads, importance, keep))
     return Model(backbone, copy.deepcopy(model.heads), copy.deepcopy(model.card))
+
+
+def needed_least(heads: AttentionHeads, importance: HeadScores, keep: float) -> tuple[AttentionHead, ...]:
+    """The attention heads that go where a share `keep` stays: those of the lowest importance summed over
+    tasks, each task's as shares of its whole."""
+    return weakest(heads, shares(importance), keep)
 
 
 def refit(

@@ -18,6 +18,7 @@ from taskheads.heads import EmbedHead, Head
 from taskheads.model.features import Progress
 from taskheads.model.model import Model
 from taskheads.tasks.suite import Suite
+from taskheads.tasks.task import Examples
 from taskheads.training.joint.batch import MixedBatch, Part
 from taskheads.training.joint.rows import TaskRows
 
@@ -42,21 +43,32 @@ def heads_of(model: Model) -> AttentionHeads:
     return AttentionHeads(model.backbone)
 
 
-def asked_rows(model: Model, suite: Suite, count: int) -> dict[str, TaskRows]:
+def asked_examples(model: Model, suite: Suite, count: int) -> dict[str, Examples]:
     """Rows to ask each task about: at most `count` of its dev rows, evenly spaced, or of its test rows where
     it has no dev rows. Tasks without either are left out.
 
-    Raises ConfigError where that is all of them, and DataError for a label that the model does not know."""
+    Raises ConfigError where that is all of them."""
     found = {}
-    for name, head in model.heads.items():
+    for name in model.heads:
         splits = suite.tasks[name].splits if name in suite.tasks else {}
         examples = next((splits[split] for split in ("dev", "test") if splits and len(splits[split])), None)
         if examples is not None:
-            found[name] = TaskRows.of(model.backbone, type(head), head.task, examples.thinned(count))
+            found[name] = examples.thinned(count)
     if not found:
         names = ", ".join(model.heads)
         raise ConfigError(f"that data has no dev or test rows of a task of this model ({names})")
     return found
+
+
+def encoded_rows(model: Model, examples: Mapping[str, Examples]) -> dict[str, TaskRows]:
+    """Rows by task as `importance` takes them. Raises DataError for a label that the model does not know."""
+    asked = [(name, model.heads[name]) for name in examples]
+    return {name: TaskRows.of(model.backbone, type(head), head.task, examples[name]) for name, head in asked}
+
+
+def asked_rows(model: Model, suite: Suite, count: int) -> dict[str, TaskRows]:
+    """The `asked_examples` as `encoded_rows`; raises as both do."""
+    return encoded_rows(model, asked_examples(model, suite, count))
 
 
 def importance(

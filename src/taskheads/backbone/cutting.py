@@ -57,7 +57,8 @@ class Cuts:
 
 def loaded(auto: Any, source: str, config: Any) -> tuple[Any, Mapping[str, Any]]:
     """A model in float32, and a report with its `missing_keys`, by an Auto class: what `from_pretrained` has,
-    or of a folder with cuts (not of the Hub) the cut model."""
+    or of a folder with cuts (not of the Hub) the cut model. The folder may be of the model or of its body
+    alone (`base_model`): what is above that and tied to it is not missing."""
     cuts = Cuts.of(config)
     if cuts is None:
         return auto.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
@@ -65,9 +66,15 @@ def loaded(auto: Any, source: str, config: Any) -> tuple[Any, Mapping[str, Any]]
     if not files:
         raise BackboneError(f"there are no weights in {source}")
     model = auto.from_config(config, dtype=torch.float32)
-    cuts.apply(model)
+    body, prefix = model.base_model, f"{model.base_model_prefix}."
+    cuts.apply(body)
     weights = {name: each for file in files for name, each in load_file(file).items()}
-    lacking, unknown = model.load_state_dict(weights, strict=False)
+    if body is not model and not any(name.startswith(prefix) for name in weights):
+        weights = {f"{prefix}{name}": each for name, each in weights.items()}
+    _, unknown = model.load_state_dict(weights, strict=False)
+    places = model.state_dict(keep_vars=True)
+    given = {id(places[name]) for name in weights if name in places}
+    lacking = [name for name, each in places.items() if id(each) not in given]
     return model, {"missing_keys": lacking, "unexpected_keys": unknown}
 
 

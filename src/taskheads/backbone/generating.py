@@ -15,6 +15,7 @@ from torch import nn
 
 from taskheads.backbone.backbone import Backbone, _quiet, _source
 from taskheads.backbone.changes import Change, Changes
+from taskheads.backbone.cutting import loaded
 from taskheads.backbone.ragged import Encoded, RaggedBatch
 from taskheads.errors import BackboneError
 
@@ -186,19 +187,16 @@ def language_model(source: str | Path | nn.Module, tokenizer: Any = None) -> tup
 
 
 def _loaded(name: str) -> tuple[nn.Module, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source = _source(name)
     try:
         with _quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True
-            )
+            model, report = loaded(AutoModelForCausalLM, source, AutoConfig.from_pretrained(source))
             tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(f"the language model {name!r} cannot be loaded: {reason}") from error
-    model, report = loaded
     if lacking := sorted(report["missing_keys"]):
         raise BackboneError(f"the files of the language model {name!r} lack {lacking[0]!r}")
     return model, tokenizer

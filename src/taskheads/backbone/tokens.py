@@ -75,6 +75,14 @@ class Tokens:
         """
         return [list(self._split(encoding, starts)) for encoding, starts in self._encode_words(rows)]
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Each token as it reads after another one: " fox", "es", " [SEP]". Part of a character is U+FFFD."""
+        first = self._backend.encode("a", add_special_tokens=False).ids
+        before, *texts = self._backend.decode_batch(
+            [first, *([*first, int(token)] for token in ids)], skip_special_tokens=False
+        )
+        return [text.removeprefix(before) for text in texts]
+
     def _encode(self, items: Sequence[Any], *, offsets: bool = False) -> Iterator[Encoding]:
         # An encoding is many times the size of its ids, so there are never many of them at once.
         for start in range(0, len(items), _AT_ONCE):

@@ -32,38 +32,53 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help=f"The page.  [default: DIR/{PAGE}]")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Show which tasks use which attention heads, and for what.
+    """Show which tasks use which attention heads, for what, and what each task would score with fewer.
 
     The importance of an attention head to a task is how much the task's loss changes with a gate on it. It
-    goes into a page for a browser and, beside it, into scores.safetensors and scores.json.
+    goes into a page for a browser, where one also sees what each attention head looks at in a few rows, and,
+    beside it, into scores.safetensors and scores.json.
     """
     from taskheads import load
+    from taskheads.attention.excerpts import excerpts
+    from taskheads.attention.levels import levels
     from taskheads.attention.roles import pattern_statistics, roles
-    from taskheads.attention.usage import asked_rows, heads_of, importance
+    from taskheads.attention.usage import asked_examples, encoded_rows, heads_of, importance
     from taskheads.cli.output import show
     from taskheads.cli.progress import progress
-    from taskheads.report.inspected import as_json, top_table
+    from taskheads.report.inspected import as_json, levels_table, top_table
     from taskheads.report.page.heads import heads_page
+    from taskheads.report.page.patterns import drawn_excerpts
 
     page = out or folder / PAGE
     if not page.parent.is_dir():
         raise ConfigError(f"--out {page}: there is no folder {page.parent}")
     model = load(folder)
     heads = heads_of(model)
-    asked = asked_rows(model, model.suite(data), rows)
+    examples = asked_examples(model, model.suite(data), rows)
+    asked = encoded_rows(model, examples)
     with progress(quiet=quiet) as report:
         found = importance(heads, model.heads, asked, report)
         patterns = pattern_statistics(heads, _batches(heads, asked))
+        left = levels(model, heads, found, examples, progress=report)
     facts = {
         "backbone": model.backbone.name,
         "attention heads": f"{heads.n_layers} layers of {max(heads.counts)}",
         "rows of a task": f"at most {rows:,}",
     }
-    html = heads_page(found, patterns, title=f"Attention heads of {folder.name}", facts=facts)
+    html = heads_page(
+        found,
+        patterns,
+        title=f"Attention heads of {folder.name}",
+        facts=facts,
+        levels=left,
+        excerpts=drawn_excerpts(excerpts(heads, asked), heads.backbone.tokens),
+    )
     page.write_text(html, encoding="utf-8")
     found.save(page.with_name(SCORES))
-    page.with_name(SCORES).with_suffix(".json").write_text(as_json(found, patterns), encoding="utf-8")
+    page.with_name(SCORES).with_suffix(".json").write_text(as_json(found, patterns, left), encoding="utf-8")
     show(top_table(found, roles(patterns)))
+    print("\nOn the same rows, with this share of the attention heads and no task head solved anew:\n")
+    show(levels_table(left))
     if lacking := [name for name in model.heads if name not in asked]:
         print(f"\nWithout dev or test rows in that data: {', '.join(lacking)}")
     print(f"\nA page to open in a browser: {page}")

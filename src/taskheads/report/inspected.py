@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from taskheads.attention.levels import Level
 from taskheads.attention.scores import HeadScores
 from taskheads.attention.usage import shares
 from taskheads.report.page.heads import TOP, share_of
@@ -33,9 +34,24 @@ def top_table(importance: HeadScores, called: Sequence[Sequence[str]]) -> Fitted
     return FittedTable(columns)
 
 
-def as_json(importance: HeadScores, patterns: Mapping[str, HeadScores]) -> str:
+def levels_table(levels: Sequence[Level]) -> FittedTable:
+    """A line for each task: its score with all attention heads and with each share of them."""
+    first = levels[0].scores
+    columns = [
+        Column("task", list(first)),
+        Column("metric", [score.metric for score in first.values()], spare=2),
+    ]
+    for level in levels:
+        cells = [f"{score.value:.3f}" for score in level.scores.values()]
+        # Every second share goes first where there is no room.
+        spare = 1 if round(10 * level.keep) % 2 else 0
+        columns.append(Column(f"{level.keep:.0%}", cells, right=True, spare=spare))
+    return FittedTable(columns)
+
+
+def as_json(importance: HeadScores, patterns: Mapping[str, HeadScores], levels: Sequence[Level] = ()) -> str:
     """The scores for other programs: [layers][heads] by task and by statistic, null for an attention head
-    that is not there, and where they are from."""
+    that is not there, where they are from, and the tasks' scores with a share of the attention heads."""
 
     def told(scores: HeadScores) -> dict[str, Any]:
         return {"values": _lists(scores.values), "error": _lists(scores.error)}
@@ -43,6 +59,14 @@ def as_json(importance: HeadScores, patterns: Mapping[str, HeadScores]) -> str:
     found = {
         "importance": {task: told(importance.of_task(task)) for task in importance.tasks},
         "patterns": {name: told(scores) for name, scores in patterns.items()},
+        "levels": [
+            {
+                "keep": level.keep,
+                "attention_heads": level.left,
+                "scores": {name: score.to_json() for name, score in level.scores.items()},
+            }
+            for level in levels
+        ],
         "manifest": dict(importance.manifest),
     }
     return json.dumps(found, indent=1)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from taskheads.backbone.backbone import Backbone
+from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.edit import Edit, Own
 from taskheads.edits.maps import bias_name, weight_of
 from taskheads.errors import ConfigError
@@ -46,20 +47,21 @@ class LoFit(Edit):
         heads: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__(tasks)
-        n_heads, width = head_shape(backbone)
+        self.counts, width = head_counts(backbone)
         self.share, self.sparsity = share, sparsity
         self.heads = None if heads is None else [(int(layer), int(head)) for layer, head in heads]
         if self.heads is None:
-            self.scales = nn.Parameter(torch.zeros(backbone.n_layers, n_heads, width))
+            self.scales = nn.Parameter(torch.zeros(backbone.n_layers, max(self.counts), width))
         else:
             self.offsets = nn.Parameter(torch.zeros(len(self.heads), width))
             for layer, head in self.heads:
-                if not (0 <= layer < backbone.n_layers and 0 <= head < n_heads):
+                if not (0 <= layer < backbone.n_layers and 0 <= head < self.counts[layer]):
                     raise ConfigError(f"this backbone has no attention head ({layer}, {head})")
 
     def own(self, task: str, lengths: Sequence[int]) -> Own:
         if self.heads is None:
-            return Own({head_site(layer): _scaled(each) for layer, each in enumerate(self.scales)})
+            each = zip(self.scales, self.counts, strict=True)
+            return Own({head_site(layer): _scaled(mine[:count]) for layer, (mine, count) in enumerate(each)})
         return Own({head_site(layer): _moved(at, v) for layer, (at, v) in self._by_layer().items()})
 
     def penalty(self) -> torch.Tensor | None:
@@ -69,12 +71,13 @@ class LoFit(Edit):
         """All heads, (layer, head), by falling ‖A‖."""
         norms = self.scales.detach().norm(dim=-1)
         order = norms.flatten().argsort(descending=True, stable=True).tolist()
-        return [divmod(place, norms.shape[1]) for place in order]
+        pairs = [divmod(place, norms.shape[1]) for place in order]
+        return [(layer, head) for layer, head in pairs if head < self.counts[layer]]
 
     def following(self, backbone: Backbone) -> Edit | None:
         if self.heads is not None:
             return None
-        kept = self.ranked()[: max(1, round(self.share * self.scales.shape[0] * self.scales.shape[1]))]
+        kept = self.ranked()[: max(1, round(self.share * sum(self.counts)))]
         options = self.options | {"heads": sorted(kept)}
         second = LoFit(backbone, self.tasks, **options)
         second.options = options
@@ -102,12 +105,18 @@ class LoFit(Edit):
         return found
 
 
-def head_shape(backbone: Backbone) -> tuple[int, int]:
-    """(attention heads, width of one's output). Raises ConfigError where attention is not seen."""
+def head_counts(backbone: Backbone) -> tuple[list[int], int]:
+    """(Attention heads of each layer, width of one's output): of a pruned backbone, those that are left.
+
+    Raises ConfigError where attention is not seen."""
     if not backbone.layout.has_attention:
         raise ConfigError(f"the attention heads of {backbone.name!r} cannot be reached")
-    heads = backbone.model.config.num_attention_heads
-    return heads, backbone.width_of(head_site(0)) // heads
+    probe, sites = backbone.probe(), [head_site(layer) for layer in range(backbone.n_layers)]
+    with torch.inference_mode():
+        if isinstance(probe, RaggedBatch):
+            probe = probe.to(backbone.device)
+        found = backbone.run(probe, sites)
+    return [found[site].shape[1] for site in sites], found[sites[0]].shape[2]
 
 
 def _scaled(scale: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -10,7 +10,7 @@ from torch import nn
 from taskheads.backbone.backbone import Backbone
 from taskheads.edits.edit import Edit, Own
 from taskheads.edits.maps import as_stored, by_name, key, weight_of, widths
-from taskheads.edits.weights.attention_heads import head_shape
+from taskheads.edits.weights.attention_heads import head_counts
 from taskheads.errors import ConfigError
 from taskheads.methods import method
 
@@ -27,7 +27,8 @@ def wasserstein(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def head_shifts(base: Backbone, tuned: Backbone) -> torch.Tensor:
-    """How far fine-tuning moved each attention head, [layers, attention heads]; 0 exactly where it did not.
+    """How far fine-tuning moved each attention head, [layers, attention heads]; 0 exactly where it did not,
+    NaN for an attention head that is not there.
 
     Chen et al. 2025, section 3.1: a head's rows of the queries', keys' and values' weights are laid end to
     end and made a distribution by softmax; the score is the Wasserstein-1 distance between that of `base` and
@@ -37,15 +38,15 @@ def head_shifts(base: Backbone, tuned: Backbone) -> torch.Tensor:
     Raises ConfigError where the weights of queries, keys and values are not three maps, or differ in shape.
     """
     scores = []
-    for layer in range(base.n_layers):
+    for layer, heads in enumerate(head_counts(base)[0]):
         names = query_key_value(base, layer)
         if names != query_key_value(tuned, layer):
             raise ConfigError("the two backbones are not of one architecture")
         weights = [
             [weight_of(backbone, name).detach().double() for name in names] for backbone in (base, tuned)
         ]
-        scores.append(shifts(weights[0], weights[1], head_shape(base)[0]))
-    return torch.stack(scores)
+        scores.append(shifts(weights[0], weights[1], heads))
+    return _table(scores)
 
 
 def shifts(base: Sequence[torch.Tensor], tuned: Sequence[torch.Tensor], heads: int) -> torch.Tensor:
@@ -61,8 +62,8 @@ def shifts(base: Sequence[torch.Tensor], tuned: Sequence[torch.Tensor], heads: i
 
 def strongest(scores: torch.Tensor, share: float) -> Heads:
     """The `share` of all heads with the highest scores [layers, heads], one at least: pairs (layer, head)."""
-    count = max(1, round(share * scores.numel()))
-    best = scores.flatten().argsort(descending=True, stable=True)[:count]
+    count = max(1, round(share * int((~scores.isnan()).sum())))
+    best = scores.nan_to_num(-torch.inf).flatten().argsort(descending=True, stable=True)[:count]
     return sorted(divmod(place, scores.shape[1]) for place in best.tolist())
 
 
@@ -125,8 +126,8 @@ class Alps(Edit):
     ) -> None:
         super().__init__(tasks)
         self.share, self.localised = share, heads is not None
-        self.n_heads, width = head_shape(backbone)
-        every = [(layer, head) for layer in range(backbone.n_layers) for head in range(self.n_heads)]
+        self.counts, width = head_counts(backbone)
+        every = [(layer, head) for layer, count in enumerate(self.counts) for head in range(count)]
         chosen = every if heads is None else [(int(layer), int(head)) for layer, head in heads]
         if unknown := sorted(set(chosen) - set(every)):
             raise ConfigError(f"this backbone has no attention head {unknown[0]}")
@@ -134,7 +135,7 @@ class Alps(Edit):
         for layer, head in chosen:
             for name in query_key_value(backbone, layer):
                 groups = widths(backbone, name)[1] // width
-                first = width * (head * groups // self.n_heads)
+                first = width * (head * groups // self.counts[layer])
                 rows.setdefault(name, set()).update(range(first, first + width))
         self.maps = nn.ModuleDict(
             {key(name): RowDifference(sorted(some), widths(backbone, name)[0]) for name, some in rows.items()}
@@ -146,15 +147,15 @@ class Alps(Edit):
     def scores(self, backbone: Backbone) -> torch.Tensor:
         """How far each attention head has moved, [layers, attention heads], as `head_shifts` has it."""
         maps, scores = by_name(self.maps), []
-        for layer in range(backbone.n_layers):
+        for layer, heads in enumerate(self.counts):
             names = query_key_value(backbone, layer)
             base = [weight_of(backbone, name).detach() for name in names]
             tuned = [
                 maps[name].added_to(weight).detach() if name in maps else weight
                 for name, weight in zip(names, base, strict=True)
             ]
-            scores.append(shifts(base, tuned, self.n_heads))
-        return torch.stack(scores)
+            scores.append(shifts(base, tuned, heads))
+        return _table(scores)
 
     def following(self, backbone: Backbone) -> Edit | None:
         if self.localised:
@@ -169,6 +170,11 @@ class Alps(Edit):
             f"{name}.weight": as_stored(backbone, name, delta.added_to(weight_of(backbone, name)))
             for name, delta in by_name(self.maps).items()
         }
+
+
+def _table(scores: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Those of each layer [heads] as [layers, most heads], NaN beyond."""
+    return nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=torch.nan)
 
 
 def _by_head(weight: torch.Tensor, width: int, heads: int) -> torch.Tensor:

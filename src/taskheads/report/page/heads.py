@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from markupsafe import Markup
 
+from taskheads.attention.levels import Level
 from taskheads.attention.roles import ENTROPY, SPREAD, roles
 from taskheads.attention.scores import HeadScores
 from taskheads.attention.usage import shares, used
 from taskheads.attention.which import AttentionHead
 from taskheads.report.page.heads_grid import Grid, grid
+from taskheads.report.page.kept_heads import level_charts
 from taskheads.report.page.likeness import likeness
 from taskheads.report.page.numbers import decimal
 from taskheads.report.page.rendering import templates
@@ -40,6 +42,8 @@ def heads_page(
     *,
     title: str,
     facts: Mapping[str, Any] | None = None,
+    levels: Sequence[Level] = (),
+    excerpts: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The attention heads of a model as one HTML page, complete in itself: it loads nothing.
 
@@ -48,6 +52,8 @@ def heads_page(
     importance: [tasks, layers, heads], of `taskheads.attention.usage.importance`.
     patterns: by name, of `taskheads.attention.roles.pattern_statistics`.
     title, facts: what stands above: any texts; they are escaped.
+    levels: what tasks score with fewer, of `taskheads.attention.levels.levels`.
+    excerpts: rows to see patterns in, of `taskheads.report.page.patterns.drawn_excerpts`.
     """
     rows = head_rows(importance, patterns)
     several = [row for row in rows if len(row.tasks) > 1]
@@ -60,7 +66,11 @@ def heads_page(
             tasks=list(importance.tasks),
             count=len(rows),
             grids=_grids(importance),
-            beside=_beside(importance, patterns),
+            counts=_counts(importance),
+            roles=_roles(patterns),
+            levels=levels,
+            charts=level_charts(levels) if levels else (),
+            excerpts=excerpts,
             tops={task: _top(importance, rows, task) for task in importance.tasks},
             shared=sorted(several, key=lambda row: -len(row.tasks))[:_SHARED_SHOWN],
             n_shared=len(several),
@@ -107,28 +117,23 @@ def _grids(importance: HeadScores) -> list[tuple[str, Markup]]:
     ]
 
 
-def _beside(importance: HeadScores, patterns: Mapping[str, HeadScores]) -> list[tuple[str, str, Markup]]:
-    """(title, what is drawn, heat map): for how many tasks an attention head counts, and its role."""
-    there = ~importance.values[0].isnan()
+def _counts(importance: HeadScores) -> Markup | None:
+    """For how many tasks an attention head counts, where there are several."""
+    if len(importance.tasks) < 2:
+        return None
     counts = used(importance).sum(0).float()
-    called = roles(patterns)
-    letters = [["" if role in ("", SPREAD) else role[0].upper() for role in some] for some in called]
+    numbers = [[str(int(count)) if count > 0 else "" for count in some] for some in counts]
+    there = ~importance.values[0].isnan()
+    values = _where(there, counts / len(importance.tasks))
+    return grid(Grid(values, "Tasks that use each attention head", numbers))
+
+
+def _roles(patterns: Mapping[str, HeadScores]) -> Markup:
+    """The role of each attention head, as dark as the weight of the token that it is called after."""
+    letters = [["" if role in ("", SPREAD) else role[0].upper() for role in some] for some in roles(patterns)]
     weights = torch.stack([each.values for name, each in patterns.items() if name != ENTROPY])
-    most = weights.nan_to_num(0.0).amax(0)
-    found = [
-        (
-            "Roles",
-            "the token that takes most of the weight",
-            Grid(_where(there, most), "Roles of attention heads", letters, "role"),
-        )
-    ]
-    if len(importance.tasks) > 1:
-        numbers = [[str(int(count)) if count > 0 else "" for count in some] for some in counts]
-        told = Grid(
-            _where(there, counts / len(importance.tasks)), "Tasks that use each attention head", numbers
-        )
-        found.insert(0, ("All tasks", "how many of them use it", told))
-    return [(title, drawn, grid(told)) for title, drawn, told in found]
+    most = _where(~patterns[ENTROPY].values.isnan(), weights.nan_to_num(0.0).amax(0))
+    return grid(Grid(most, "Roles of attention heads", letters, "role"))
 
 
 def _top(importance: HeadScores, rows: Sequence[HeadRow], task: str) -> list[HeadRow]:

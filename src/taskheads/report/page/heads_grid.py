@@ -43,7 +43,7 @@ def grid(drawn: Grid) -> Markup:
     lines += "".join(f"M{head} 0v{layers}" for head in range(heads + 1))
     parts += [
         element("path", d=lines, class_="lines"),
-        element("rect", class_="spot", width=1, height=1, x=-9, y=-9),
+        *(element("rect", class_=name, width=1, height=1, x=-9, y=-9) for name in ("pick", "spot")),
     ]
     return element(
         "svg",

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from taskheads.report.page.numbers import decimal, known
 from taskheads.report.page.svg import element, picture, text
 
-_CELL, _LETTER, _HEAD = 42, 7, 6
+_CELL, _LETTER, _HEAD = 42, 8, 6
 _LONGEST_NAME = 20
 
 

@@ -1,0 +1,7 @@
+"""What the tests of pages may ask for."""
+
+from __future__ import annotations
+
+from tests.serve.test_page import window
+
+__all__ = ["window"]
