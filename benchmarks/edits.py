@@ -8,19 +8,26 @@ together  four tasks about the same texts, their LoRAs in the top third of the l
           PEFT: one pass after the other.
 step      training one LoRA on texts of mixed length by the product's own loop, in tokens a second. PEFT: the
           same LoRA under Trainer with dynamic padding, as many rows a step in batches of 8 and of 32.
+adapters  with `--adapters FOLDER`, an environment that has the `adapters` library (`edits_peer.py` says how
+          to make one): its BatchSplit with 16 tasks and its Parallel with four, on the same texts, padded, in
+          a process of its own.
 
 Sides take turns in one process; the least of several rounds counts.
 
     python benchmarks/edits.py --out edits.json
     python benchmarks/edits.py --parts mixed --limit 64 --rounds 3
+    python benchmarks/edits.py --adapters ~/venvs/adapters
 """
 
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from embedding import mixed_texts
@@ -212,9 +219,30 @@ def step(count: int, rounds: int) -> Figures:
     }
 
 
+def adapters(texts: list[str], environment: Path, threads: int, rounds: int) -> Figures:
+    """What `edits_peer.py` measures in its environment. Raises SystemExit where it fails."""
+    said = {"threads": threads, "rounds": rounds, "rank": RANK, "tasks": TASKS[0], "asked": ASKED}
+    command = [environment / "bin" / "python", Path(__file__).with_name("edits_peer.py"), model_folder()]
+    command += [each for name, value in said.items() for each in (f"--{name}", value)]
+    command += ["--top", *TOP_THIRD]
+    try:
+        told = subprocess.run(
+            [*map(str, command)], input=json.dumps(texts), stdout=subprocess.PIPE, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"the adapters library did not run in {environment}: {error}") from None
+    taken = {side: Seconds(**each) for side, each in json.loads(told.stdout.splitlines()[-1]).items()}
+    return {
+        "seconds": {side: asdict(each) for side, each in taken.items()},
+        "mixed": ratio_of(taken["mixed"], taken["bare"]),
+        "together": ratio_of(taken["four"], taken["one"]),
+    }
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    options.add_argument("--adapters", type=Path, help="environment with the adapters library; default: none")
     options.add_argument("--rounds", type=int, default=5)
     given = options.parse_args()
     use_threads(given.threads)
@@ -236,6 +264,13 @@ def main() -> None:
         found = record["together"] = together(some, given.rounds)
         rows = [["four tasks / one", f"{found['ours']:.2f}", f"{found['peft']:.2f}"]]
         show(f"Four tasks about the same {len(some)} texts", ["", "taskheads", "PEFT"], rows)
+    if given.adapters is not None:
+        found = record["adapters"] = adapters(some, given.adapters, given.threads, given.rounds)
+        rows = [
+            [f"BatchSplit, {TASKS[0]} tasks / bare", f"{found['mixed']:.2f}"],
+            [f"Parallel, {ASKED} tasks / one", f"{found['together']:.2f}"],
+        ]
+        show(f"The adapters library on {len(some)} texts", ["", "adapters"], rows)
     if "step" in given.parts:
         found = record["step"] = step(4096, given.rounds)
         rows = [[side, f"{each:.0f}"] for side, each in found["tokens a second"].items()]

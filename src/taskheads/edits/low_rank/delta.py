@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
+
+from taskheads.edits.low_rank.grouped import products
 
 
 class LowRank(nn.Module):
@@ -22,7 +25,7 @@ class LowRank(nn.Module):
             nn.init.kaiming_uniform_(torch.empty(rank, inputs), a=math.sqrt(5)).T.contiguous()
         )
         self.up = nn.Parameter(torch.zeros(rank, outputs))
-        self.scale = scale
+        self.rank, self.scale = rank, scale
 
     def forward(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """`output` [N, out] of the map with what is added for its input `x` [N, in]."""
@@ -33,58 +36,44 @@ class LowRank(nn.Module):
         """The same as a difference to the map's weight, [out, in]."""
         return self.scale * (self.down @ self.up).T
 
+    def of_rank(self, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A and B, filled up with zeros to a rank that is not lower than theirs."""
+        if rank == self.rank:
+            return self.down, self.up
+        more = rank - self.rank
+        return functional.pad(self.down, (0, more)), functional.pad(self.up, (0, 0, 0, more))
+
     @staticmethod
     def by_slice(
         deltas: Sequence[LowRank | None], sizes: Sequence[int]
     ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """What applies each to its own slice of the tokens, as one step for autograd."""
-        starts = [sum(sizes[:number]) for number in range(len(sizes))]
-        parts = [
-            (slice(start, start + size), delta)
-            for start, size, delta in zip(starts, sizes, deltas, strict=True)
-            if delta is not None and size
-        ]
-        slices = [(part, delta.scale) for part, delta in parts]
-        factors = [factor for _, delta in parts for factor in (delta.down, delta.up)]
-        return lambda x, output: _Sliced.apply(output, x, slices, *factors)
+        """What applies each to its own slice of the tokens.
 
+        Without gradients slice by slice, in place in what the map gave, which nobody else has yet. With them
+        by two products for all slices, so that autograd has few steps to take however many tasks there are;
+        a slice without a delta is then multiplied by zeros.
+        """
+        given = [delta for delta in deltas if delta is not None]
+        rank = max(delta.rank for delta in given)
+        parts = [(delta, size) for delta, size in zip(deltas, sizes, strict=True) if size]
+        counts = [size for _, size in parts]
 
-class _Sliced(torch.autograd.Function):
-    """`LowRank` slice by slice, added in place to what the map gave: nobody else has it yet, and the gradient
-    of a linear map does not need its output. What is changed in place must come first, where it is a view."""
+        def in_place(x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+            kind = output.dtype
+            slices = zip(parts, x.to(kind).split(counts), output.split(counts), strict=True)
+            for (delta, _), mine, its in slices:
+                if delta is not None:
+                    its.addmm_(mine @ delta.down.to(kind), delta.up.to(kind), alpha=delta.scale)
+            return output
 
-    @staticmethod
-    def forward(
-        ctx: Any, output: torch.Tensor, x: torch.Tensor, slices: Any, *factors: torch.Tensor
-    ) -> torch.Tensor:
-        kind = output.dtype
-        rows = x.to(kind)
-        inner = []
-        for number, (part, scale) in enumerate(slices):
-            down, up = factors[2 * number : 2 * number + 2]
-            inner.append(rows[part] @ down.to(kind))
-            output[part].addmm_(inner[-1], up.to(kind), alpha=scale)
-        ctx.mark_dirty(output)
-        ctx.slices = slices
-        ctx.save_for_backward(rows, *factors, *inner)
-        return output
+        def together(x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+            kind = output.dtype
+            nothing = [torch.zeros_like(each) for each in given[0].of_rank(rank)]
+            factors = [nothing if delta is None else delta.of_rank(rank) for delta, _ in parts]
+            down, up = (torch.stack(each).to(kind) for each in zip(*factors, strict=True))
+            scales = np.repeat([0.0 if delta is None else delta.scale for delta, _ in parts], counts)
+            inner = products(x.to(kind), down, counts) * down.new_tensor(scales)[:, None]
+            # Not into the map's output: where that is a view, autograd would copy the gradient.
+            return products(inner, up, counts).add_(output)
 
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        rows, *kept = ctx.saved_tensors
-        count = len(ctx.slices)
-        factors, inner = kept[: 2 * count], kept[2 * count :]
-        kind = gradient.dtype
-        to_rows = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
-        found: list[torch.Tensor | None] = []
-        for number, (part, scale) in enumerate(ctx.slices):
-            down, up = factors[2 * number : 2 * number + 2]
-            above = gradient[part]
-            to_inner = (above @ up.T.to(kind)).mul_(scale)
-            found += [
-                (rows[part].T @ to_inner).to(down.dtype),
-                (inner[number].T @ above).mul_(scale).to(up.dtype),
-            ]
-            if to_rows is not None:
-                torch.mm(to_inner, down.T.to(kind), out=to_rows[part])
-        return gradient, to_rows, None, *found
+        return lambda x, output: (together if torch.is_grad_enabled() else in_place)(x, output)
