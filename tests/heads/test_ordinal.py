@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import log_loss
 
 from taskheads.heads.ordinal import OrdinalHead, all_threshold_loss, likeliest_cuts
-from taskheads.training.solver import Basis, LeastSquares, solve
+from taskheads.training.solver import Basis, Block, LeastSquares, Targets, solve
 from tests.heads.planted import MEAN, generator, make_task, normal
 
 LEVELS = 4
@@ -27,7 +27,7 @@ def planted(n: int = 4000, d: int = 5) -> tuple[torch.Tensor, torch.Tensor, torc
 def solved(features: torch.Tensor, levels: torch.Tensor) -> OrdinalHead:
     head = OrdinalHead(TASK, [MEAN], features.shape[1])
     found = solve(
-        Basis(features).leading(99),
+        Basis([Block.of(features)]).leading(99),
         lambda scores, extra: head.objective(scores, levels, extra),
         1,
         1e-6,
@@ -111,7 +111,7 @@ def test_tuning_on_next_to_nothing_stays_finite(levels: list[int]) -> None:
 def test_least_squares_starts_from_thresholds_between_the_levels() -> None:
     features, _, levels = planted()
     head = OrdinalHead(TASK, [MEAN], 5)
-    (found,) = LeastSquares(Basis(features), head.as_numbers(levels)).solutions([1e-3])
+    (found,) = LeastSquares(Basis([Block.of(features)]), Targets(head.as_numbers(levels))).solutions([1e-3])
     head.put(found.weight, found.bias, found.extra)
     assert head.thresholds.tolist() == [0.5, 1.5, 2.5]
     with torch.no_grad():

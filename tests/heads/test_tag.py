@@ -8,7 +8,7 @@ import torch
 
 from taskheads.heads.tag import TagHead, spans
 from taskheads.tasks.metrics import METRICS
-from taskheads.training.solver import Basis, solve
+from taskheads.training.solver import Basis, Block, solve
 from tests.heads.planted import WORDS, generator, make_task, normal
 
 BIO = ("B-X", "I-X", "O")
@@ -93,7 +93,7 @@ def test_a_crf_recovers_planted_preferences() -> None:
     features, targets, lengths = speech(3000, softened)
     head = tag_head(crf=True)
     found = solve(
-        Basis(features).leading(9),
+        Basis([Block.of(features)]).leading(9),
         lambda scores, extra: head.objective(scores, targets, extra, lengths),
         3,
         1e-3,

@@ -16,7 +16,7 @@ from taskheads.model.features import FrozenFeatures, Gathered
 from taskheads.tasks.task import Task
 from taskheads.training.basis import basis_of
 from taskheads.training.candidates import WIDEST, WIDEST_EMBEDDING, candidates, candidates_for
-from taskheads.training.solver import Basis
+from taskheads.training.solver import Basis, Block
 from tests.heads.planted import MEAN, WORDS, make_examples, make_task, normal
 from tests.training.planted import Table, split_data
 
@@ -66,7 +66,7 @@ def test_a_basis_is_shared_by_tasks_that_gather_the_same(
 ) -> None:
     made = []
     plain = Basis.__init__
-    monkeypatch.setattr(Basis, "__init__", lambda self, x: (made.append(x.shape), plain(self, x))[1])
+    monkeypatch.setattr(Basis, "__init__", lambda self, *given: (made.append(self), plain(self, *given))[1])
     data = split_data(make_task("classify", "ab"), TEXTS, targets=["a", "b"] * 6, dev=2, test=2)
     found = table.features(data)
     train = data.splits["train"]
@@ -94,9 +94,27 @@ def test_every_read_has_mean_square_one_in_a_basis(table: Table) -> None:
     found = table.features(data)
     head = head_of(data.task, MEAN, Read("layers.0.output", "mean"))
     basis, _ = basis_of(found, head, data.splits["train"])
-    torch.testing.assert_close(basis.centred.view(8, 2, WIDTH).square().mean((0, 2)), torch.ones(2))
+    centred = torch.cat([block.centred for block in basis.blocks], dim=1)
+    torch.testing.assert_close(centred.view(8, 2, WIDTH).square().mean((0, 2)), torch.ones(2))
     gathered, _ = found.of(head, data.splits["train"])
-    torch.testing.assert_close(basis.centred, (gathered - gathered.mean(0)) * basis.scale)
+    torch.testing.assert_close(centred, (gathered - gathered.mean(0)) * basis.scale)
+
+
+def test_bases_share_the_blocks_of_their_reads_and_the_products_of_these(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    plain = Block.product
+    monkeypatch.setattr(Block, "product", lambda self, other: (made.append(self), plain(self, other))[1])
+    data = split_data(make_task("classify", "ab"), TEXTS, targets=["a", "b"] * 6, dev=2, test=0)
+    found = table.features(data)
+    reads = [Read(site, "mean") for site in ("output", "layers.0.output")]
+    both, last, first = (
+        basis_of(found, head_of(data.task, *some), data.splits["train"])[0]
+        for some in (reads, reads[:1], reads[1:])
+    )
+    assert [*last.blocks, *first.blocks] == list(both.blocks)
+    assert len(made) == 3  # each with itself, and one with the other
 
 
 def test_what_is_kept_is_bounded(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from taskheads.training.solver import Basis, Leading, LeastSquares, Solution, solve
+from taskheads.training.solver import Basis, Block, Leading, LeastSquares, Solution, Targets, solve
 
 N, D = 300, 12
 
@@ -39,8 +39,16 @@ def softmax_loss(targets: torch.Tensor):
 
 
 def softmax(x: torch.Tensor, y: torch.Tensor, penalty: float, **how) -> Solution:
-    leading = Basis(x).leading(10**6)
+    leading = basis_of(x).leading(10**6)
     return solve(leading, softmax_loss(y), int(y.max()) + 1, penalty, curvature=0.5, **how)
+
+
+def basis_of(x: torch.Tensor) -> Basis:
+    return Basis([Block.of(x)])
+
+
+def least_squares(x: torch.Tensor, y: torch.Tensor) -> LeastSquares:
+    return LeastSquares(basis_of(x), Targets(y))
 
 
 def objective(x: torch.Tensor, y: torch.Tensor, weight, bias, penalty: float) -> float:
@@ -53,7 +61,7 @@ def test_ridge_is_scikit_learns(n: int, d: int) -> None:
     x = features(n, d)
     y = torch.randn(n, 3, generator=torch.Generator().manual_seed(2)) + 5
     penalties = (1.0, 0.1, 0.003)
-    for penalty, found in zip(penalties, LeastSquares(Basis(x), y).solutions(penalties), strict=True):
+    for penalty, found in zip(penalties, least_squares(x, y).solutions(penalties), strict=True):
         other = Ridge(alpha=n * penalty).fit(x.double().numpy(), y.double().numpy())
         np.testing.assert_allclose(found.weight.T, other.coef_, atol=2e-4)
         np.testing.assert_allclose(found.bias, other.intercept_, atol=1e-3)
@@ -80,7 +88,7 @@ def test_binary_logistic_is_scikit_learns() -> None:
     x, penalty = features(), 0.01
     y = labels(x, 2)
     loss = lambda scores, extra: binary_cross_entropy_with_logits(scores[:, 0], y.to(scores.dtype))  # noqa: E731
-    found = solve(Basis(x).leading(D), loss, 1, penalty, curvature=0.25, tolerance=1e-6)
+    found = solve(basis_of(x).leading(D), loss, 1, penalty, curvature=0.25, tolerance=1e-6)
     other = LogisticRegression(C=1 / (N * penalty), tol=1e-10, max_iter=10_000).fit(x.double().numpy(), y)
     probability = other.predict_proba(x.double().numpy())[:, 1]
     np.testing.assert_allclose(found.scores(x)[:, 0].sigmoid(), probability, atol=1e-4)
@@ -114,7 +122,7 @@ def test_other_parameters_of_the_loss_are_solved_for_and_warm_started() -> None:
     """An offset beside an unbiased score takes the bias's place, unpenalised."""
     x = exact()
     y = labels(x.float(), 2).double()
-    leading = Basis(x).leading(D)
+    leading = basis_of(x).leading(D)
     offset = lambda scores, extra: binary_cross_entropy_with_logits(scores[:, 0] - extra[0], y)  # noqa: E731
     plain = lambda scores, extra: binary_cross_entropy_with_logits(scores[:, 0], y)  # noqa: E731
     run = partial(solve, leading, outputs=1, curvature=0.25, tolerance=1e-7)
@@ -131,7 +139,7 @@ def test_starting_values_are_left_alone() -> None:
     x = features()
     start = [torch.ones(1)]
     solve(
-        Basis(x).leading(3),
+        basis_of(x).leading(3),
         lambda scores, extra: (scores[:, 0] - extra[0]).square().mean(),
         1,
         0.1,
@@ -144,7 +152,7 @@ def test_starting_values_are_left_alone() -> None:
 
 def test_a_basis_with_all_axes_is_exact() -> None:
     x = features()
-    basis = Basis(x)
+    basis = basis_of(x)
     leading = basis.leading(D)
     assert leading.rows.shape == (N, D)
     torch.testing.assert_close(leading.axes.T @ leading.axes, torch.eye(D), atol=1e-5, rtol=0)
@@ -154,7 +162,7 @@ def test_a_basis_with_all_axes_is_exact() -> None:
 
 
 def test_fewer_axes_are_those_of_largest_variance() -> None:
-    basis = Basis(features())
+    basis = basis_of(features())
     few = basis.leading(4)
     assert few.rows.shape == (N, 4)
     torch.testing.assert_close(few.rows, basis.leading(D).rows[:, :4])
@@ -166,7 +174,7 @@ def test_rotated_features_have_the_same_scores() -> None:
     turn = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(3), dtype=x.dtype))[0]
     for solved in (
         lambda x: softmax(x, y, 0.01, tolerance=1e-7),
-        lambda x: LeastSquares(Basis(x), torch.eye(3, dtype=x.dtype)[y]).solutions([0.01])[0],
+        lambda x: least_squares(x, torch.eye(3, dtype=x.dtype)[y]).solutions([0.01])[0],
     ):
         torch.testing.assert_close(solved(x @ turn).scores(x @ turn), solved(x).scores(x), atol=1e-4, rtol=0)
 
@@ -174,7 +182,7 @@ def test_rotated_features_have_the_same_scores() -> None:
 def test_weights_are_of_the_features_as_they_came() -> None:
     x = features()
     y = labels(x, 3)
-    leading = Basis(x).leading(6)
+    leading = basis_of(x).leading(6)
     found = solve(leading, softmax_loss(y), 3, 0.01, curvature=0.5)
     assert found.weight.shape == (D, 3)
     inside = leading.rows @ found.inner + (found.bias + leading.mean @ found.weight)
@@ -187,7 +195,7 @@ def test_constant_columns(constant: slice) -> None:
     y = labels(x, 3)
     x[:, constant] = 7.0
     shares = torch.bincount(y) / len(y)
-    for found in (softmax(x, y, 0.01), *LeastSquares(Basis(x), torch.eye(3)[y]).solutions([0.01])):
+    for found in (softmax(x, y, 0.01), *least_squares(x, torch.eye(3)[y]).solutions([0.01])):
         assert torch.isfinite(found.scores(x)).all()
         torch.testing.assert_close(found.weight[constant], torch.zeros_like(found.weight[constant]))
     if constant.stop == D:
@@ -197,16 +205,31 @@ def test_constant_columns(constant: slice) -> None:
 def test_the_basis_of_few_rows_is_found_among_the_rows() -> None:
     """With fewer rows than columns no more than rows - 1 axes have variance."""
     x = features(30, 200)
-    basis = Basis(x)
+    basis = basis_of(x)
     assert basis.axes.shape == (200, 29)
     torch.testing.assert_close(basis.axes.T @ basis.axes, torch.eye(29), atol=1e-4, rtol=0)
-    torch.testing.assert_close(basis.centred @ basis.axes @ basis.axes.T, basis.centred, atol=1e-3, rtol=0)
+    centred = x - x.mean(0)
+    torch.testing.assert_close(centred @ basis.axes @ basis.axes.T, centred, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("n", [N, D - 2])
+def test_a_basis_does_not_depend_on_how_its_columns_are_cut_into_blocks(n: int) -> None:
+    x = exact(n)
+    whole, cut = (Basis([Block.of(part) for part in x.split(sizes, dim=1)]) for sizes in ([D], [5, 1, D - 6]))
+    torch.testing.assert_close(cut.variances, whole.variances)
+    y = torch.randn(n, 2, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
+    mine, other = (LeastSquares(basis, Targets(y)).solutions([0.1])[0] for basis in (cut, whole))
+    torch.testing.assert_close(mine.weight, other.weight)
+    (rows, axes), (expected, turned) = ((each.rows, each.axes) for each in (cut.leading(4), whole.leading(4)))
+    torch.testing.assert_close(rows @ axes.T, expected @ turned.T)
+    some = [0, 4, 5, 9]
+    torch.testing.assert_close(cut.columns(some), x[:, some] - x[:, some].mean(0))
 
 
 def test_leading_rows_may_be_a_part_of_the_rows() -> None:
     x = features()
     y = labels(x, 3)
-    whole = Basis(x).leading(D)
+    whole = basis_of(x).leading(D)
     half = Leading(whole.rows[::2], whole.variances, whole.axes, whole.mean)
     found = solve(half, softmax_loss(y[::2]), 3, 0.05, curvature=0.5, tolerance=1e-6)
     alone = softmax(x[::2], y[::2], 0.05, tolerance=1e-6)

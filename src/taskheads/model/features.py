@@ -57,8 +57,8 @@ class FrozenFeatures:
         self._places: dict[tuple[Request, int], tuple[Examples, np.ndarray]] = {}
         for request, examples in needs:
             number = self._rows.setdefault(request.form, {})
-            for item in items_of(request, examples):
-                number.setdefault(_key(item), len(number))
+            for key in _keys(items_of(request, examples)):
+                number.setdefault(key, len(number))
         for form, number in self._rows.items():
             self._found[form] = extract(
                 backbone,
@@ -114,7 +114,7 @@ class FrozenFeatures:
         key = (request, id(examples))
         if key not in self._places:
             number = self._rows[request.form]
-            places = np.asarray([number[_key(item)] for item in items_of(request, examples)], np.int64)
+            places = np.asarray([number[key] for key in _keys(items_of(request, examples))], np.int64)
             self._places[key] = examples, places
         return self._places[key][1]
 
@@ -160,8 +160,9 @@ def items_of(request: Request, examples: Examples) -> list:
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
-def _key(item: str | tuple | list) -> str | tuple:
-    return tuple(item) if isinstance(item, list) else item
+def _keys(items: list) -> list:
+    """The items, as a dictionary can have them as its keys."""
+    return [tuple(item) for item in items] if items and isinstance(items[0], list) else items
 
 
 def _words_at(words: Words, rows: np.ndarray) -> tuple[torch.Tensor, list[int]]:

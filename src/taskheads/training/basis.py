@@ -1,42 +1,56 @@
-"""The basis of what a head gathers, made once for all heads that gather the same."""
+"""The basis of what a head gathers, of parts that are made once for all heads that gather the same."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from taskheads.heads import Head
+from taskheads.backbone.reads import Read
+from taskheads.heads import LinearHead
 from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.task import Examples
-from taskheads.training.solver import Basis
+from taskheads.training.solver import Basis, Block
 
 
-class Equalised(Basis):
-    """The basis of features that are `blocks` reads side by side.
+def basis_of(
+    features: FrozenFeatures, head: LinearHead, examples: Examples
+) -> tuple[Basis, list[int] | None]:
+    """The basis of what `head` gathers for these rows, and the rows' numbers of words where they have any.
 
-    Reads differ in scale; each is brought to mean square one, so that a penalty is fair to all. `scale` [d]
-    is what the features are multiplied by.
+    What it gathers of each read is a block; a block and the product of two are kept for every other set of
+    reads with them in it.
     """
 
-    def __init__(self, features: torch.Tensor, blocks: int) -> None:
-        self.blocks = blocks
-        super().__init__(features)
+    def reading(*reads: Read) -> LinearHead:
+        return type(head)(head.task, reads, head.width)
 
-    def _centred(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, centred = super()._centred(features)
-        rows = centred.numpy()
-        # torch's own sums of squares over rows take twenty times as long.
-        squares = torch.from_numpy(np.einsum("nd,nd->d", rows, rows)) / max(1, len(rows))
-        of_block = squares.view(self.blocks, -1).mean(1)
-        self.scale = of_block.clamp_min(1e-12).rsqrt().repeat_interleave(len(squares) // self.blocks)
-        return mean * self.scale, centred.mul_(self.scale)
+    def block(read: Read) -> tuple[Block, list[int] | None]:
+        def make() -> tuple[Block, list[int] | None]:
+            gathered = features.gather(reading(read), examples)
+            return equalised(gathered.features), gathered.lengths
 
+        return features.once("block", reading(read), examples, make)
 
-def basis_of(features: FrozenFeatures, head: Head, examples: Examples) -> tuple[Equalised, list[int] | None]:
-    """The basis of what `head` gathers for these rows, and the rows' numbers of words where they have any."""
+    def make() -> tuple[Basis, list[int] | None]:
+        found = [block(read) for read in head.reads]
+        blocks = [each for each, _ in found]
+        read_of = dict(zip(blocks, head.reads, strict=True))
 
-    def make() -> tuple[Equalised, list[int] | None]:
-        gathered = features.gather(head, examples)
-        return Equalised(gathered.features, len(head.reads)), gathered.lengths
+        def product(one: Block, other: Block) -> torch.Tensor:
+            both = reading(read_of[one], read_of[other])
+            return features.once("product", both, examples, lambda: (one.product(other),))[0]
+
+        return Basis(blocks, product), found[0][1]
 
     return features.once("basis", head, examples, make)
+
+
+def equalised(features: torch.Tensor) -> Block:
+    """These features, which are not needed any more, as a block of mean square one.
+
+    Reads differ in scale; this makes a penalty fair to all.
+    """
+    mean = features.mean(0)
+    rows = features.sub_(mean).numpy().reshape(-1)
+    scale = float(max(np.dot(rows, rows) / max(1, rows.size), 1e-12) ** -0.5)
+    return Block(features.mul_(scale), mean * scale, scale)

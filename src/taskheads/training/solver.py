@@ -15,49 +15,90 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some columns of features, [n, w]: `centred` is `scale` times them, less `mean` [w]."""
+
+    centred: torch.Tensor
+    mean: torch.Tensor
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, features: torch.Tensor) -> Block:
+        mean = features.mean(0)
+        return cls(features - mean, mean)
+
+    @property
+    def nbytes(self) -> int:
+        return self.centred.nbytes
+
+    def product(self, other: Block) -> torch.Tensor:
+        """centred.T @ other.centred, [w, w']."""
+        # NumPy computes one half of a product that it sees to be symmetric; torch computes both.
+        return torch.from_numpy(self.centred.numpy().T @ other.centred.numpy())
+
+
 class Basis:
-    """The mean and the principal axes of features [n, d].
+    """The mean and the principal axes of features [n, d], given as blocks side by side.
+
+    `product` gives the product of two blocks, where that is kept for other bases with the same blocks.
 
     Attributes
     ----------
-    mean: [d]; centred: the features less their mean, [n, d].
+    mean, scale: [d], of all blocks.
     axes: [d, r], variances: [r], by falling variance; axes whose variance is rounding noise are left out.
     """
 
-    def __init__(self, features: torch.Tensor) -> None:
-        n, d = features.shape
-        self.mean, self.centred = self._centred(features)
+    def __init__(
+        self, blocks: Sequence[Block], product: Callable[[Block, Block], torch.Tensor] = Block.product
+    ) -> None:
+        self.blocks = tuple(blocks)
+        self.mean = torch.cat([block.mean for block in blocks])
+        self.scale = torch.cat([torch.full_like(block.mean, block.scale) for block in blocks])
+        ends = np.cumsum([len(block.mean) for block in blocks]).tolist()
+        self._places = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
         self._leading: dict[int, Leading] = {}
+        n, d = len(blocks[0].centred), len(self.mean)
         if n < d:
             # The axes are combinations of the rows: found among these, which are fewer.
-            rows = self.centred.double()
+            rows = torch.cat([block.centred for block in blocks], dim=1).double()
             variances, axes = torch.linalg.eigh(rows @ rows.T / n)
         else:
-            # NumPy computes one half of a product that it sees to be symmetric; torch computes both.
-            columns = self.centred.numpy()
-            variances, axes = torch.linalg.eigh(torch.from_numpy(columns.T @ columns).div_(n))
+            covariance = self.mean.new_zeros(d, d)  # its lower half, which is all that `eigh` reads
+            for i, below in enumerate(self._places):
+                for j, left in enumerate(self._places[: i + 1]):
+                    covariance[below, left] = product(blocks[i], blocks[j])
+            variances, axes = torch.linalg.eigh(covariance.div_(n))
         kept = variances > 1e-6 * variances[-1].clamp_min(1e-30)
         variances, axes = variances[kept].flip(0), axes[:, kept].flip(1)
         if n < d:
             axes = rows.T @ (axes / (n * variances).sqrt())
-        self.variances, self.axes = variances.to(features.dtype), axes.to(features.dtype)
-
-    def _centred(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = features.mean(0)
-        return mean, features - mean
+        self.variances, self.axes = variances.to(self.mean.dtype), axes.to(self.mean.dtype)
 
     @property
     def nbytes(self) -> int:
-        return self.centred.nbytes + self.axes.nbytes
+        return self.axes.nbytes + sum(block.nbytes for block in self.blocks)
+
+    def columns(self, at: Sequence[int]) -> torch.Tensor:
+        """The centred features in some columns, ascending, [n, len(at)]."""
+        found = [
+            block.centred[:, [column - place.start for column in at if place.start <= column < place.stop]]
+            for block, place in zip(self.blocks, self._places, strict=True)
+        ]
+        return torch.cat(found, dim=1)
 
     def leading(self, count: int) -> Leading:
         """The rows in the `count` axes of largest variance (all of them, where there are fewer)."""
         if count not in self._leading:
             axes = self.axes[:, :count]
-            self._leading[count] = Leading(self.centred @ axes, self.variances[:count], axes, self.mean)
+            rows = self.axes.new_zeros(len(self.blocks[0].centred), axes.shape[1])
+            for block, place in zip(self.blocks, self._places, strict=True):
+                rows.addmm_(block.centred, axes[place])
+            self._leading[count] = Leading(rows, self.variances[:count], axes, self.mean)
         return self._leading[count]
 
 
@@ -92,17 +133,31 @@ class Solution:
 Loss = Callable[[torch.Tensor, Sequence[torch.Tensor]], torch.Tensor]
 
 
+class Targets:
+    """Numbers [n, c] to be fitted, and their products with blocks of features, each computed once."""
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        self.centre = numbers.mean(0)
+        self._rows = (numbers - self.centre).T
+        self._moments: dict[Block, torch.Tensor] = {}
+
+    def moment(self, block: Block) -> torch.Tensor:
+        """Mean over rows of features times targets, [w, c]."""
+        if block not in self._moments:
+            # Few outputs first: the features are then read in the order in which they stand.
+            self._moments[block] = (self._rows @ block.centred).T / len(block.centred)
+        return self._moments[block]
+
+
 class LeastSquares:
-    """Linear least squares with an unpenalised bias, targets [n, c], ready to be solved for any penalty.
+    """Linear least squares with an unpenalised bias, ready to be solved for any penalty.
 
     Minimises mean |X W + b - Y|^2 / 2 + penalty / 2 * |W|^2; scikit-learn's Ridge alpha is n * penalty.
     """
 
-    def __init__(self, basis: Basis, targets: torch.Tensor) -> None:
-        self.basis, self.centre = basis, targets.mean(0)
-        # Few outputs first: the features are then read in the order in which they stand.
-        columns = ((targets - self.centre).T @ basis.centred).T
-        self.moment = basis.axes.T @ columns / len(targets)
+    def __init__(self, basis: Basis, targets: Targets) -> None:
+        self.basis, self.centre = basis, targets.centre
+        self.moment = basis.axes.T @ torch.cat([targets.moment(block) for block in basis.blocks])
 
     def solutions(self, penalties: Sequence[float]) -> list[Solution]:
         """A solution for each penalty."""

@@ -17,14 +17,14 @@ from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.labels import encode
 from taskheads.tasks.task import Examples, Task, TaskData
 from taskheads.training.basis import basis_of
-from taskheads.training.solver import Basis, Leading, LeastSquares, Solution, solve
+from taskheads.training.solver import Basis, Block, Leading, LeastSquares, Solution, Targets, solve
 
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 # Of a head on its `plain` features alone: next to none.
 PLAIN_PENALTY = 1e-4
 # Principal axes that a head without a closed form is solved in. On the data sets of `benchmarks/quality.py`
 # scores do not rise beyond this number.
-AXES = 512
+AXES = 384
 # Steps from zero after which a solution of largest likelihood is nearly as good as it will be. The curvature
 # p (1 - p) is about a tenth of that of squares, and so is the penalty that shrinks as much; below `LEAST` it
 # is the steps that end too soon.
@@ -71,10 +71,12 @@ class Fitted:
 
 
 class Answers:
-    """What a task's rows should be answered: encoded targets of train and dev, and dev's for the metric."""
+    """What a task's rows should be answered: encoded targets of train and dev, train's also as numbers, and
+    dev's for the metric."""
 
-    def __init__(self, data: TaskData, head: Head) -> None:
+    def __init__(self, data: TaskData, head: LinearHead) -> None:
         self.train, self.dev = (encoded_targets(data.task, data.splits[split]) for split in ("train", "dev"))
+        self.numbers = Targets(head.as_numbers(self.train))
         self.truth = truth_of(head, data.splits["dev"])
 
 
@@ -101,7 +103,7 @@ class Trial:
 
     @cached_property
     def squares(self) -> LeastSquares:
-        return LeastSquares(self.basis, self.head.as_numbers(self.answers.train))
+        return LeastSquares(self.basis, self.answers.numbers)
 
     def least_squares(self, penalties: Sequence[float]) -> list[Fitted]:
         """The closed forms for those of the penalties that were not solved for before."""
@@ -122,8 +124,8 @@ class Trial:
         """Least squares on the head's `plain` features alone, if it has any."""
         if not self.head.plain:
             return []
-        few = Basis(self.basis.centred[:, self.head.plain])
-        (solution,) = LeastSquares(few, self.head.as_numbers(self.answers.train)).solutions([PLAIN_PENALTY])
+        few = Basis([Block.of(self.basis.columns(self.head.plain))])
+        (solution,) = LeastSquares(few, self.answers.numbers).solutions([PLAIN_PENALTY])
         weight = torch.zeros(self.head.features, self.head.outputs)
         weight[self.head.plain] = solution.weight
         bias = solution.bias - self.basis.mean @ weight
