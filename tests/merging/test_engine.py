@@ -44,10 +44,11 @@ def test_files_are_merged_as_tensors_in_memory(
     assert same(read(tmp_path / "out"), merge_tensors(method, models, base))
 
 
-def test_the_same_plan_gives_the_same_bytes_whatever_the_threads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["dare_ties", "ties"])
+def test_the_same_plan_gives_the_same_bytes_whatever_the_threads(method: str, tmp_path: Path) -> None:
     shapes = {f"layers.{i}.w": (300, 1001) for i in range(4)}  # more than a block each
     base = tensors(0, shapes=shapes)
-    plan = plan_of(tmp_path, base, [near(base, 1), near(base, 2)], method="dare_ties")
+    plan = plan_of(tmp_path, base, [near(base, 1), near(base, 2)], method=method)
     for out, threads in (("one", 1), ("four", 4)):
         engine.run(plan, tmp_path / out, threads=threads)
     one, four = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("one", "four"))

@@ -72,6 +72,23 @@ def test_no_more_than_one_composed_tensor_has_a_graph() -> None:
     assert most == 1
 
 
+def test_coefficients_have_the_gradient_of_the_whole_graph_where_few_rows_are_touched() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(50, 5), nn.Linear(5, 4))
+    base = {name: each.detach().clone() for name, each in module.named_parameters()}
+    models, tokens = [near(base, seed) for seed in (1, 2, 3)], torch.tensor([3, 17, 3, 49])
+    merging = Atlas(base, models, module, start=0.2)
+    merging.learned.backward(lambda net: entropy(net(tokens)), lambda net: net(tokens[:2]).square().mean())
+    values = torch.full_like(merging.values, 0.2, requires_grad=True)
+    weights = {
+        name: base[name] + sum(c * (m[name] - base[name]) for c, m in zip(row, models, strict=True))
+        for name, row in zip(base, values, strict=True)
+    }
+    out = called(module, weights, tokens)
+    (entropy(out) + out[:2].square().mean()).backward()
+    torch.testing.assert_close(merging.values.grad, values.grad)
+
+
 def test_a_head_of_the_network_stays_as_it_is() -> None:
     module, base, models = checkpoints(2)
     trunk = {name: value for name, value in base.items() if not name.startswith("4.")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -109,12 +109,24 @@ def ties_by_hand(base: list, models: list[list], density: float, scale: float) -
 @pytest.mark.method("ties")
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.5, 1.0])
 def test_ties_is_the_paper_s_algorithm(density: float) -> None:
+    """The share is of the whole task vector; of each tensor, where that is asked for."""
     base, models = family(4)
+    base["norm"], *_ = (each["norm"].mul_(0.01) for each in (base, *models))  # it hardly moves
+
+    def flat(tensors: Mapping) -> list[float]:
+        return torch.cat([tensors[name].double().flatten() for name in base]).tolist()
+
+    expected = ties_by_hand(flat(base), [flat(model) for model in models], density, 0.7)
     found = merge_tensors(Ties(density, 0.7), models, base)
+    torch.testing.assert_close(flat(found), expected, rtol=1e-6, atol=1e-7)
+    found = merge_tensors(Ties(density, 0.7, per_tensor=True), models, base)
     for name, value in found.items():
         lists = [model[name].double().flatten().tolist() for model in models]
         expected = ties_by_hand(base[name].double().flatten().tolist(), lists, density, 0.7)
         torch.testing.assert_close(value.flatten().double(), torch.tensor(expected).double())
+    assert torch.equal(found["norm"], merge_tensors(Ties(density, 0.7), models, base)["norm"]) == (
+        density == 1
+    )
 
 
 @pytest.mark.method("ties")
@@ -129,15 +141,25 @@ def test_ties_with_disjoint_supports_keeps_all_task_vectors() -> None:
     assert same(merge_tensors(Ties(1.0), halves, base), full)
 
 
-@pytest.mark.parametrize("held", [1, 50, 10_000], ids=["all passes", "some passes", "one pass"])
-def test_the_kth_largest_is_that_of_a_sort(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("held", [1, 700, 10_000], ids=["by digits", "some passes", "one pass"])
+@pytest.mark.parametrize("stride", [1, 9, 500], ids=["all", "a fair sample", "hardly a sample"])
+def test_the_kth_largest_is_that_of_a_sort(held: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "_HELD", held)
     values = (normal(5000).double() * 10 ** normal(5000, seed=1).double()).abs().numpy()
     values[:700] = values[700]  # many of one size
     values[-300:] = 0
+    np.random.default_rng(0).shuffle(values)
     ordered = np.sort(values)[::-1]
-    for k in (1, 2, 699, 1500, 4700, 4701, 5000):
-        assert selection.kth_largest(lambda: iter(np.split(values, 8)), k) == ordered[k - 1]
+    blocks = [values[start : start + 600] for start in range(0, 5000, 600)]
+    for k in (1, 2, 699, 1500, 2500, 3200, 4700, 4701, 5000):
+        found = selection.kth_largest(lambda: iter(blocks), k, values.size, values[::stride])
+        assert found == ordered[k - 1]
+
+
+def test_a_sample_that_misleads_changes_nothing() -> None:
+    values = np.arange(5000.0)
+    for sample in (values[:50], values[-50:], np.full(50, 7.0)):
+        assert selection.kth_largest(lambda: iter([values]), 2000, values.size, sample) == 3000
 
 
 @pytest.mark.method("dare")
@@ -239,6 +261,7 @@ def test_passthrough_is_the_model() -> None:
         (Ties, {"density": 1.5}, "between 0 and 1"),
         (Ties, {"density": "most"}, "is a number"),
         (Dare, {"seed": 0.5}, "whole number"),
+        (Ties, {"per_tensor": 2}, "per_tensor is 0 or 1, not 2"),
         (Breadcrumbs, {"density": 0.9, "top": 0.2}, "more than the whole"),
         (Linear, {"t": 1}, "it has none"),
     ],

@@ -198,8 +198,14 @@ def test_what_cannot_be_meant_is_said_first(folders: Path, tmp_path: Path) -> No
         merge(plan_of(folders, method="adamerging"), tmp_path / "out")
     with pytest.raises(ConfigError, match=r"adamerging has no option 'stepz' .did you mean 'steps'"):
         merge(plan_of(folders, method="adamerging", options={"stepz": 1}), tmp_path / "out", data="x")
-    with pytest.raises(ConfigError, match="twin_merging is for Python"):
-        merge(plan_of(folders, method="twin_merging"), tmp_path / "out")
+    for name, says in {
+        "twin_merging": "a router .*: call taskheads.merging.routed.twin.TwinMerging in Python",
+        "dynamic_logit_fusion": "a large model .*: call .*DynamicLogitFusion in Python",
+        "defense_aware_merging": "a trigger .*: call .*DefenseAwareMerging in Python",
+        "somf_safety_fusion": "a model aligned .*: call .*SafetyFusion in Python",
+    }.items():
+        with pytest.raises(ConfigError, match=f"{name} needs {says}"):
+            merge(plan_of(folders, method=name), tmp_path / "out")
     with pytest.raises(ConfigError, match="heads are solved anew on the tasks' rows"):
         merge(plan_of(folders, recalibrate=True), tmp_path / "out")
     with pytest.raises(ConfigError, match="kept as masks is a difference to a base model: name the base"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from taskheads.errors import ModelError
@@ -12,26 +12,12 @@ from taskheads.merging.static.merge import depth, layer_of
 Tensors = Mapping[str, Stored]
 
 
-class View(Mapping[str, Stored]):
-    """Tensors under other names: `names` is {name here: name there}."""
-
-    def __init__(self, tensors: Tensors, names: Mapping[str, str]) -> None:
-        self._tensors, self._names = tensors, names
-
-    def __getitem__(self, name: str) -> Stored:
-        return self._tensors[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 def without(tensors: Tensors, patterns: Sequence[str]) -> Tensors:
     """All tensors but those whose name fits a pattern (`*` stands for anything)."""
+    if not patterns:
+        return tensors
     names = [name for name in tensors if not any(fnmatchcase(name, each) for each in patterns)]
-    return tensors if len(names) == len(tensors) else View(tensors, {name: name for name in names})
+    return {name: tensors[name] for name in names}
 
 
 def aligned(model: Tensors, like: Tensors, called: str, like_called: str) -> Tensors:
@@ -46,11 +32,11 @@ def aligned(model: Tensors, like: Tensors, called: str, like_called: str) -> Ten
     prefix = _prefix(model, like)
     if prefix:
         names = {name.removeprefix(prefix): name for name in model}
-    view = View(model, names)
+    found = {name: model[names[name]] for name in names}
     for name in like:
-        if name not in view:
+        if name not in found:
             raise ModelError(f"{called} lacks the tensor {name!r}, which {like_called} has")
-        mine, theirs = view[name].shape, like[name].shape
+        mine, theirs = found[name].shape, like[name].shape
         if mine != theirs:
             rows = len(mine) == len(theirs) == 2 and mine[1] == theirs[1]
             why = "; are their vocabularies different?" if rows and layer_of(name) is None else ""
@@ -58,12 +44,12 @@ def aligned(model: Tensors, like: Tensors, called: str, like_called: str) -> Ten
                 f"the tensor {name!r} is {list(mine)} in {called} and {list(theirs)} in {like_called}{why}"
             )
     for name in names.keys() - like.keys():
-        if not _saved_twice(view, name, like):
+        if not _saved_twice(found, name, like):
             raise ModelError(
                 f"{called} has the tensor {names[name]!r}, which {like_called} has not; name it in `drop` "
                 "if it is a head that should have no part in the merge"
             )
-    return View(model, {name: names[name] for name in like})
+    return {name: found[name] for name in like}
 
 
 def stacked(parts: Sequence[tuple[Tensors, int, int]], rest: Tensors) -> Tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import json
 import os
@@ -22,7 +23,7 @@ from taskheads.merging.files.writing import Form, Writer
 from taskheads.merging.lora import CONFIG as ADAPTER
 from taskheads.merging.lora import Adapted, Adapter
 from taskheads.merging.plan import Plan
-from taskheads.merging.static.merge import Group, depth, unchanged
+from taskheads.merging.static.merge import Group, Map, Merge, depth, unchanged
 
 Progress = Callable[[str, int, int], None]
 # What of a model's folder is not weights: its configuration, tokenizer and preprocessing.
@@ -42,7 +43,7 @@ def run(plan: Plan, out: Path, *, threads: int = 1, progress: Progress | None = 
     Raises ModelError for inputs that cannot be read or do not fit together, a disk without the room, and a
     folder that holds something.
     """
-    with appearing(out) as folder:
+    with appearing(out) as folder, _uncollected():
         sums = merge_weights(plan, folder, threads=threads, progress=progress)
         copy_beside(plan, folder)
         about = {
@@ -50,7 +51,8 @@ def run(plan: Plan, out: Path, *, threads: int = 1, progress: Progress | None = 
             "plan": plan.model_dump(mode="json", exclude={"out"}, exclude_defaults=True),
             SUMS: sums,
         }
-        (folder / RECIPE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in about.items())
+        (folder / RECIPE).write_text("{" + ",\n ".join(lines) + "}\n", encoding="utf-8")
 
 
 def merge_weights(
@@ -65,24 +67,30 @@ def merge_weights(
         forms[name] = Form(dtype if dtype and tensor.floats else tensor.dtype, tensor.shape)
     layers, total, done = depth(like), sum(form.bytes for form in forms.values()), 0
     ways = plan.ways()
+    way_of = {name: plan.way_of(name) for name in forms}
     called = [str(entry.path) for entry in plan.models] or ["the stack of layers"]
     called += [] if base is None else [str(plan.base)]
 
-    def merge_one(name: str) -> int:
-        method, weights = ways[plan.way_of(name)]
-        group = Group(
+    def group_of(name: str) -> Group:
+        return Group(
             name,
             None if base is None else base[name],
             [model[name] for model in models],
-            weights or (1.0,),
+            ways[way_of[name]][1] or (1.0,),
             layers,
             [each.get(name) for each in statistics],
         )
-        form = forms[name]
+
+    def surveyed(way: int, each: Map) -> Merge:
+        names = (name for name in forms if way_of[name] == way and like[name].floats)
+        return ways[way][0].surveyed(map(group_of, names), each)
+
+    def merge_one(name: str) -> int:
+        group, form = group_of(name), forms[name]
         if not group.like.floats:
             writer.put(name, 0, unchanged(group).raw)
         else:
-            for start, raw in method.merged(group, form.dtype):
+            for start, raw in merges[way_of[name]].merged(group, form.dtype):
                 if not all_finite(raw, form.dtype):
                     raise _not_finite(group, called, form.dtype)
                 writer.put(name, start, raw)
@@ -90,6 +98,7 @@ def merge_weights(
         return form.bytes
 
     with Writer(folder, forms, shard_bytes=round(plan.shard_gb * 1e9)) as writer, _mapping(threads) as each:
+        merges = [surveyed(way, each) for way in range(len(ways))]
         for written in each(merge_one, forms):
             done += written
             if progress:
@@ -98,7 +107,20 @@ def merge_weights(
 
 
 @contextmanager
-def _mapping(threads: int) -> Iterator[Callable[..., Iterator[int]]]:
+def _uncollected() -> Iterator[None]:
+    """No search for garbage in cycles meanwhile. A merge makes none, and with many small tensors the search
+    takes a third of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
+def _mapping(threads: int) -> Iterator[Map]:
     """A `map` over so many threads, which stops early at an error. Tensors are the unit of parallel work."""
     if threads == 1:
         yield map

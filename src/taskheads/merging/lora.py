@@ -126,7 +126,7 @@ class Adapted(Mapping[str, Stored]):
         if factors.norms is not None:
             weight *= (factors.norms.reshape(-1) / np.linalg.norm(weight, axis=1))[:, None]
         flat = np.ascontiguousarray(weight.T if turned else weight).reshape(-1)
-        return Stored("F64", stored.shape, flat.view(np.uint8).data)
+        return Stored("F64", stored.shape, flat.view(np.uint8))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._base)

@@ -183,9 +183,12 @@ def tensor_method(name: str) -> type[Merge]:
     """
     if name in STATIC:
         return STATIC[name]
-    known = [card.name for card in methods.catalogue() if card.family == "merging"]
+    known = {card.name: card for card in methods.catalogue() if card.family == "merging"}
+    if name in RECIPES:
+        raise ConfigError(f"{name} learns how whole models are merged: it cannot be a rule's method")
     if name in known:
-        raise ConfigError(f"{name} is for Python: it needs more than a plan can say; see its card")
+        where = known[name].where.replace(":", ".")
+        raise ConfigError(f"{name} needs {known[name].needs}, which no plan can say: call {where} in Python")
     raise ConfigError(
         f"no merging method is called {name!r}{did_you_mean(name, known)}; they are {listed(known, 40)}"
     )

@@ -30,21 +30,23 @@ def merge_tensors(
     fits(method, len(models), base is not None, weights)
     first = models[0] if base is None else base
     layers = depth(first)
-    found = {}
+    groups = []
     for name in first:
         for other in models:
             if name not in other or other[name].shape != first[name].shape:
                 raise ModelError(f"the tensor {name!r} is not the same shape in all models")
-        group = Group(
-            name,
-            None if base is None else as_stored(base[name]),
-            [as_stored(model[name]) for model in models],
-            tuple(weights or [1.0] * len(models)),
-            layers,
-            [as_stored(each[name]) if name in each else None for each in statistics],
+        groups.append(
+            Group(
+                name,
+                None if base is None else as_stored(base[name]),
+                [as_stored(model[name]) for model in models],
+                tuple(weights or [1.0] * len(models)),
+                layers,
+                [as_stored(each[name]) if name in each else None for each in statistics],
+            )
         )
-        found[name] = as_torch(_merged(method, group)).clone()
-    return found
+    surveyed = method.surveyed(group for group in groups if group.like.floats)
+    return {group.name: as_torch(_merged(surveyed, group)).clone() for group in groups}
 
 
 def _merged(method: Merge, group: Group) -> Stored:
@@ -52,4 +54,4 @@ def _merged(method: Merge, group: Group) -> Stored:
         return unchanged(group)
     parts = [raw for _, raw in method.merged(group, group.like.dtype)]
     raw = np.concatenate(parts) if parts else group.like.raw
-    return Stored(group.like.dtype, group.like.shape, raw.data)
+    return Stored(group.like.dtype, group.like.shape, raw.view(np.uint8))

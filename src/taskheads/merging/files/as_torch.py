@@ -54,4 +54,4 @@ def as_torch(stored: Stored) -> torch.Tensor:
 def as_stored(tensor: torch.Tensor) -> Stored:
     """The same elements, in the same place where they lie in row-major order on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return Stored(_NAMES[tensor.dtype], tuple(tensor.shape), flat.view(torch.uint8).numpy().data)
+    return Stored(_NAMES[tensor.dtype], tuple(tensor.shape), flat.view(torch.uint8).numpy())

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from taskheads.errors import ModelError
 from taskheads.merging.files.stored import STORED, Stored
 
@@ -65,6 +67,7 @@ class Checkpoint(Mapping[str, Stored]):
                 mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise ModelError(f"{file} cannot be read: {error.strerror or error}") from error
+        whole = np.frombuffer(mapped, np.uint8)
         self.metadata |= header.pop("__metadata__", None) or {}
         tensors = {}
         for name, entry in header.items():
@@ -80,7 +83,7 @@ class Checkpoint(Mapping[str, Stored]):
                 raise ModelError(
                     f"{file} is cut off: {name!r} ends at byte {start + end}, the file at {size}"
                 )
-            tensors[name] = Stored(dtype, shape, mapped, start + begin, sums.get(name))
+            tensors[name] = Stored(dtype, shape, whole, start + begin, sums.get(name))
         return tensors
 
 

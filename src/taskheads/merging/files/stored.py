@@ -39,13 +39,13 @@ class Stored:
     Parameters
     ----------
     dtype: its element type, by safetensors' name. shape: its shape.
-    buffer, offset: where its elements begin.
+    buffer, offset: bytes (uint8), and at which of them its elements begin.
     crc: the CRC-32 that its bytes should have; None where nobody said.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    buffer: Any
+    buffer: np.ndarray
     offset: int = 0
     crc: int | None = None
 
@@ -66,10 +66,7 @@ class Stored:
     @property
     def raw(self) -> np.ndarray:
         """Its elements as they are stored, flat, in row-major order: a view."""
-        kind = STORED[self.dtype]
-        if not self.size:
-            return np.empty(0, kind)
-        return np.frombuffer(self.buffer, kind, self.size, self.offset)
+        return self.buffer[self.offset : self.offset + self.bytes].view(STORED[self.dtype])
 
     @property
     def altered(self) -> bool:

@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from taskheads.errors import ConfigError
-from taskheads.merging.learned.learning import Learned, Loss, floating, minimised, task_vectors
+from taskheads.merging.learned.learning import Learned, Loss, floating, minimised, same_shapes
 from taskheads.merging.static.merge import layer_of
 from taskheads.merging.tensors import Tensors
 from taskheads.methods import method
 
 
 class Coefficients:
-    """θ = θ₀ + Σₜ cₜ τₜ with coefficients that are learned on a loss of the network.
+    """θ = θ₀ + Σₜ cₜ τₜ with coefficients that are learned on a loss of the network: ∂L/∂cₜ = ⟨∂L/∂θ, τₜ⟩, a
+    parameter at a time.
 
     Parameters
     ----------
@@ -31,10 +32,10 @@ class Coefficients:
     def __init__(self, base: Tensors, models: Sequence[Tensors], network: nn.Module) -> None:
         if not models:
             raise ConfigError("there is no model to merge")
-        self.base, self.names = base, floating(network, base)
-        self.vectors = task_vectors(base, models, self.names)
+        self.base, self.models, self.names = base, models, floating(network, base)
+        same_shapes(base, models, self.names)
         self.tasks = len(models)
-        self.learned = Learned(network, self.compose, self.names)
+        self.learned = Learned(network, self.compose, self.names, self._lead_on)
 
     def numbers(self) -> list[torch.Tensor]:
         """What is learned."""
@@ -44,9 +45,20 @@ class Coefficients:
         """[tasks]: the coefficients of a parameter, made from the numbers."""
         raise NotImplementedError
 
+    @torch.no_grad()
     def compose(self, name: str) -> torch.Tensor:
-        """The parameter of this name, with the graph to the numbers."""
-        return self.base[name].float() + torch.tensordot(self.coefficients(name), self.vectors(name), 1)
+        """The parameter of this name, in float32."""
+        base = self.base[name].float()
+        found = base.clone()
+        for model, coefficient in zip(self.models, self.coefficients(name).tolist(), strict=True):
+            found.add_(model[name].float() - base, alpha=coefficient)
+        return found
+
+    def _lead_on(self, name: str, gradient: torch.Tensor) -> None:
+        rows = _touched(gradient)
+        base, inner = self.base[name][rows].float(), gradient[rows].flatten()
+        found = [(model[name][rows].float() - base).flatten() @ inner for model in self.models]
+        self.coefficients(name).backward(torch.stack(found))
 
     def fit(self, losses: Sequence[Loss], *, steps: int = 100, rate: float = 1e-2) -> list[float]:
         """Learn by Adam on the sum of the losses, each a function of the network; its value at each step.
@@ -57,6 +69,12 @@ class Coefficients:
     def merged(self) -> dict[str, torch.Tensor]:
         """The merged parameters, in the base's types."""
         return {name: self.compose(name).to(self.base[name].dtype) for name in self.names}
+
+
+def _touched(gradient: torch.Tensor) -> torch.Tensor | slice:
+    """The rows of a parameter that have a gradient: of an embedding those of the tokens of a batch."""
+    some = gradient.flatten(1).any(1) if gradient.dim() > 1 else None
+    return slice(None) if some is None or some.all() else some.nonzero().flatten()
 
 
 @method("adamerging", family="merging", paper="arXiv:2310.02575")

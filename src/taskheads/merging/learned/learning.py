@@ -21,18 +21,25 @@ class Learned:
     Parameters
     ----------
     network: any module; its parameters are overwritten. Those that are not in `names` stay as they are.
-    compose: from a parameter's name to its value, made differentiably from the numbers. It is called twice a
-        step and must give the same value both times.
+    compose: from a parameter's name to its value. Called twice a step it must give the same value both times.
     names: the parameters that are composed.
+    lead_on: takes a parameter's name and its gradient, and adds to `.grad` of the numbers what follows. By
+        default the parameter is composed again, with its graph to the numbers, and goes backward.
 
-    A step composes every parameter without a graph and runs the loss as usual. Where the gradient of a
-    parameter is complete, that parameter is composed again with its graph, its gradient is led on to the
-    numbers, and both are let go. So no more than one composed tensor has a graph at any time, however many
-    task vectors there are: for W = W₀ + Σ cₜ τₜ this is ∂L/∂cₜ = ⟨∂L/∂W, τₜ⟩.
+    A step composes every parameter without a graph and runs the losses as usual. Where the gradient of a
+    parameter is complete it is led on to the numbers and let go. So no more than one composed tensor has a
+    graph at any time, and no more than a layer its gradient, however many task vectors there are.
     """
 
-    def __init__(self, network: nn.Module, compose: Compose, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        compose: Compose,
+        names: Sequence[str],
+        lead_on: Callable[[str, torch.Tensor], None] | None = None,
+    ) -> None:
         self.network, self.compose = network, compose
+        self.lead_on = lead_on or (lambda name, gradient: compose(name).backward(gradient))
         own = dict(network.named_parameters())
         absent = [name for name in names if name not in own]
         if absent:
@@ -46,16 +53,13 @@ class Learned:
             parameter.copy_(self.compose(name))
 
     def backward(self, *losses: Loss) -> float:
-        """The sum of losses of the network, one after the other; their gradients are added to `.grad` of the
-        numbers."""
+        """The sum of losses of the network; its gradient is added to `.grad` of the numbers."""
         self.write()
-        total = 0.0
         with self._led_on():
-            for loss in losses:
-                value = loss(self.network)
-                value.backward()
-                total += value.item()
-        return total
+            # At once: what is led on costs as much as all parameters, whatever the number of losses.
+            total = torch.stack([loss(self.network) for loss in losses]).sum()
+            total.backward()
+        return total.item()
 
     @contextmanager
     def _led_on(self) -> Iterator[None]:
@@ -64,13 +68,13 @@ class Learned:
             parameter.requires_grad_(False)
 
         def hook(name: str) -> Callable[[torch.Tensor], None]:
-            def lead_on(parameter: torch.Tensor) -> None:
+            def take(parameter: torch.Tensor) -> None:
                 assert parameter.grad is not None
                 gradient, parameter.grad = parameter.grad, None
                 with torch.enable_grad():
-                    self.compose(name).backward(gradient)
+                    self.lead_on(name, gradient)
 
-            return lead_on
+            return take
 
         handles = []
         for name, parameter in self.parameters.items():
@@ -99,20 +103,12 @@ def minimised(
     return course
 
 
-def task_vectors(
-    base: Tensors, models: Sequence[Tensors], names: Sequence[str]
-) -> Callable[[str], torch.Tensor]:
-    """From a name to [tasks, *shape], the models minus the base: read when it is asked for."""
+def same_shapes(base: Tensors, models: Sequence[Tensors], names: Sequence[str]) -> None:
+    """Raise ModelError unless all models have these tensors in the base's shapes."""
     for name in names:
         for tensors in (base, *models):
             if name not in tensors or tensors[name].shape != base[name].shape:
                 raise ModelError(f"the tensor {name!r} is not the same shape in all models")
-
-    def of(name: str) -> torch.Tensor:
-        zero = base[name].float()
-        return torch.stack([model[name].float() - zero for model in models])
-
-    return of
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:

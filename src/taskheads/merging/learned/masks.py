@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from taskheads.merging.learned.learning import Learned, Loss, floating, task_vectors
+from taskheads.merging.learned.learning import Learned, Loss, floating, same_shapes
 from taskheads.merging.tensors import Tensors
 from taskheads.methods import method
 
@@ -78,7 +78,9 @@ class ConcreteMerging:
         seed: int = 0,
     ) -> None:
         self.base, self.names, self.scale, self.rescale = base, floating(network, base), scale, rescale
-        self.vectors = task_vectors(base, models, self.names)
+        same_shapes(base, models, self.names)
+        # The mask is of the sum, and takes as much memory with what learns it.
+        self.sums = {name: sum(m[name].float() - base[name].float() for m in models) for name in self.names}
         self.mask = MaskLogits(base, self.names, start, temperature, seed)
         self.learned = Learned(network, self.compose, self.names)
 
@@ -89,7 +91,7 @@ class ConcreteMerging:
 
     def compose(self, name: str) -> torch.Tensor:
         """The parameter of this name, with the graph to the logits."""
-        return self.base[name].float() + self.scale * self.kept(name) * self.vectors(name).sum(0)
+        return self.base[name].float() + self.scale * self.kept(name) * self.sums[name]
 
     def numbers(self) -> list[torch.Tensor]:
         """What is learned: the logits."""
@@ -128,7 +130,12 @@ class ConcreteMerging:
             mask.step += 1
 
 
-@method("somf_safety_fusion", family="merging", paper="arXiv:2405.09055")
+@method(
+    "somf_safety_fusion",
+    family="merging",
+    paper="arXiv:2405.09055",
+    needs="a model aligned for safety, and safety data",
+)
 class SafetyFusion(ConcreteMerging):
     """SOMF: fine-tuned models are fused around the aligned one, and a mask learned on safety data lets the
     elements that safety lives on fall back to it: θ = θ_safe + λ Σₜ m · δₜ (Yi et al. 2024).
@@ -154,7 +161,12 @@ class SafetyFusion(ConcreteMerging):
         )
 
 
-@method("defense_aware_merging", family="merging", paper="arXiv:2410.13910")
+@method(
+    "defense_aware_merging",
+    family="merging",
+    paper="arXiv:2410.13910",
+    needs="a trigger of a backdoor to defend against",
+)
 class DefenseAwareMerging(ConcreteMerging):
     """Defense-aware merging: beside the mask of what tasks share, a second mask marks elements that carry a
     backdoor, and they go back to the base: θ = θ₀ + λ Σₜ M₁ · (1 - M₂) · τₜ (Yang et al. 2024).

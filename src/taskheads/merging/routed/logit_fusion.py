@@ -12,7 +12,13 @@ from taskheads.errors import ConfigError
 from taskheads.methods import method
 
 
-@method("dynamic_logit_fusion", family="merging", paper="arXiv:2406.15480", applies_to=("generate",))
+@method(
+    "dynamic_logit_fusion",
+    family="merging",
+    paper="arXiv:2406.15480",
+    applies_to=("generate",),
+    needs="a large model and small experts with the same vocabulary",
+)
 @dataclass(frozen=True)
 class DynamicLogitFusion:
     """Dynamic logit fusion: what small experts have learned is added to a large model's logits,

@@ -13,7 +13,12 @@ from taskheads.merging.tensors import Tensors
 from taskheads.methods import method
 
 
-@method("twin_merging", family="merging", paper="arXiv:2406.15479")
+@method(
+    "twin_merging",
+    family="merging",
+    paper="arXiv:2406.15479",
+    needs="a router that is trained on embeddings of the tasks' rows",
+)
 class TwinMerging:
     """Twin-Merging: θ*(x) = θ_s + Σₜ wₜ(x) · SVD_r(θₜ - θ_s), where θ_s is any merge of the tasks' models,
     and the weights w(x) come from a small router on the shared model's embedding of x (Lu et al. 2024).

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from taskheads.errors import ConfigError
+from taskheads.merging.arithmetic import Raw, inner_products
 from taskheads.merging.static.merge import Group, Mix, between
 from taskheads.methods import method
 
@@ -74,9 +75,9 @@ class Slerp(Mix):
         between("slerp: t", self.t, 0, 1)
 
     def mixture(self, group: Group) -> tuple[Sequence[float], float]:
-        products = gram(block.models for block in group.blocks())
+        products = gram(2, (block.raw_models for block in group.blocks()))
         norms = math.sqrt(products[0][0] * products[1][1])
-        cosine = products[0][1] / norms if norms else 1.0
+        cosine = products[1][0] / norms if norms else 1.0
         weights = [1 - self.t, self.t]
         if abs(cosine) <= 0.9995:
             angle = math.acos(cosine)
@@ -98,7 +99,8 @@ class ModelStock(Mix):
         count = len(group.models)
         if count < 2:
             raise ConfigError("model_stock needs two models or more: it is about the angle between them")
-        products = gram(block.deltas() for block in group.blocks())
+        deltas = ([(delta, "F64") for delta in block.deltas()] for block in group.blocks())
+        products = gram(count, deltas)
         cosines = []
         for a in range(count):
             for b in range(a):
@@ -122,18 +124,10 @@ class Passthrough(Mix):
         return [1.0], 0.0
 
 
-def gram(blocks: Iterable[Sequence[np.ndarray]]) -> list[list[float]]:
-    """The inner products of several long vectors, which come block by block: [[⟨a, a⟩, ⟨a, b⟩, …], …]."""
-    total = np.zeros(())
+def gram(count: int, blocks: Iterable[Sequence[Raw]]) -> list[list[float]]:
+    """The inner products of `count` long vectors, which come block by block: row a has ⟨a, b⟩ for b ≤ a."""
+    total = np.zeros((count, count))
     for vectors in blocks:
         # Not by BLAS, whose sums depend on its threads.
-        total = total + _products(vectors)
-    return np.atleast_2d(total).tolist()
-
-
-def _products(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    found = np.empty((len(vectors), len(vectors)))
-    for a, first in enumerate(vectors):
-        for b, second in enumerate(vectors[: a + 1]):
-            found[a, b] = found[b, a] = np.einsum("i,i->", first, second)
-    return found
+        total = total + inner_products(vectors)
+    return total.tolist()

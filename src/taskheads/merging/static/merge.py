@@ -6,18 +6,18 @@ import abc
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from taskheads.errors import ConfigError, ModelError
-from taskheads.merging.arithmetic import difference, mixed, narrowed, weighted_sum, widened
+from taskheads.merging.arithmetic import Raw, difference, mixed, narrowed, weighted_sum, widened
 from taskheads.merging.files.stored import Stored
 from taskheads.tasks.suggest import did_you_mean, listed
 
-BLOCK = 1 << 15  # elements: a few blocks in float64 stay in a core's cache
+BLOCK = 1 << 16  # elements: a block of float64 or two stay in a core's cache
 
 
 class Block:
@@ -33,30 +33,36 @@ class Block:
 
     def of(self, stored: Stored) -> np.ndarray:
         """These elements of any tensor of the same size."""
-        return widened(self._raw(stored), stored.dtype)
+        return widened(*self.raw(stored))
+
+    def raw(self, stored: Stored) -> Raw:
+        """These elements as they are stored, and their type."""
+        return stored.raw[self.start : self.stop], stored.dtype
 
     @cached_property
     def base(self) -> np.ndarray:
         """The base's elements, for methods which need a base."""
-        assert self._group.base is not None
-        return self.of(self._group.base)
+        return widened(*self.raw_base)
 
     @cached_property
     def models(self) -> list[np.ndarray]:
         """Each model's elements."""
-        return [self.of(model) for model in self._group.models]
+        return [widened(*raw) for raw in self.raw_models]
 
-    def delta(self, number: int) -> np.ndarray:
-        """A task vector: model `number` minus the base."""
-        model, base = self._group.models[number], self._group.base
-        assert base is not None
-        if model.dtype == base.dtype:
-            return difference(self._raw(model), self._raw(base), base.dtype)
-        return self.of(model) - self.base
+    @property
+    def raw_base(self) -> Raw:
+        """The base's elements as they are stored."""
+        assert self._group.base is not None
+        return self.raw(self._group.base)
+
+    @property
+    def raw_models(self) -> list[Raw]:
+        """Each model's elements as they are stored."""
+        return [self.raw(model) for model in self._group.models]
 
     def deltas(self) -> list[np.ndarray]:
-        """All task vectors."""
-        return [self.delta(number) for number in range(len(self._group.models))]
+        """All task vectors: each model minus the base."""
+        return [difference(model, self.raw_base) for model in self.raw_models]
 
     def parts(self, weights: Sequence[float], of_base: float = 0.0) -> list[tuple[np.ndarray, str, float]]:
         """What `taskheads.merging.arithmetic.mixed` sums up for Σ wₜ · modelₜ + of_base · base. A weight of 0
@@ -64,18 +70,16 @@ class Block:
         weighted = [*zip(self._group.models, weights, strict=True)]
         if self._group.base is not None:
             weighted.append((self._group.base, of_base))
-        some = [(self._raw(stored), stored.dtype, weight) for stored, weight in weighted if weight]
-        return some or [(self._raw(weighted[0][0]), weighted[0][0].dtype, 0.0)]
+        some = [(*self.raw(stored), weight) for stored, weight in weighted if weight]
+        return some or [(*self.raw(weighted[0][0]), 0.0)]
 
     def mean(self, shares: Sequence[float]) -> np.ndarray:
         """Σ shareₜ · modelₜ, in float64."""
         return weighted_sum(self.parts(shares))
 
-    def _raw(self, stored: Stored) -> np.ndarray:
-        return stored.raw[self.start : self.stop]
-
 
 Combine = Callable[[Block], np.ndarray]
+Map = Callable[..., Iterable[Any]]  # as `map` is one, perhaps over several threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +137,10 @@ class Merge(abc.ABC):
     models: ClassVar[int | None] = None
     statistics: ClassVar[str] = ""
 
+    def surveyed(self, groups: Iterable[Group], each: Map = map) -> Merge:
+        """The method as it merges each of these groups, where that depends on all of them."""
+        return self
+
     @abc.abstractmethod
     def prepare(self, group: Group) -> Combine:
         """The function that merges a block of this group."""
@@ -166,7 +174,7 @@ class Mix(Merge):
 _Options = TypeVar("_Options")
 
 
-def made(kind: type[_Options], name: str, options: Mapping[str, Any]) -> _Options:
+def made(kind: type[_Options], name: str, options: dict[str, Any]) -> _Options:
     """A method, or anything else whose fields are its options, with these. Raises ConfigError for one that it
     has not, or of another type."""
     known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
@@ -174,6 +182,10 @@ def made(kind: type[_Options], name: str, options: Mapping[str, Any]) -> _Option
         if key not in known:
             have = f"it has {listed(known)}" if known else "it has none"
             raise ConfigError(f"{name} has no option {key!r}{did_you_mean(key, known)}; {have}")
+        if known[key].type == "bool":
+            if value not in (0, 1):
+                raise ConfigError(f"{name}: {key} is 0 or 1, not {value!r}")
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ConfigError(f"{name}: {key} is a number, not {value!r}")
         if "int" in str(known[key].type) and value != int(value):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from taskheads.errors import ConfigError
-from taskheads.merging.arithmetic import agreed, keep_some
-from taskheads.merging.static.merge import Block, Combine, Group, Merge, between
+from taskheads.merging.arithmetic import elected, magnitude, summed, within
+from taskheads.merging.static.merge import Block, Combine, Group, Map, Merge, between
 from taskheads.merging.static.selection import kth_largest
 from taskheads.methods import method
+
+_INFINITY = float("inf")
+# Of a task vector's elements so many are looked at for where its threshold is about.
+_SAMPLE, _LARGEST_SAMPLE = 1 << 16, 1 << 20
 
 
 @method("ties", family="merging", paper="arXiv:2306.01708")
@@ -24,23 +28,45 @@ class Ties(Merge):
 
     Parameters
     ----------
-    density: the share of elements that stay of each tensor, by magnitude; 0.2 is the paper's. Elements as
-        large as the last one that stays do so too. (The paper takes the share of all tensors together.)
+    density: the share of elements that stay, by magnitude; 0.2 is the paper's. Elements as large as the last
+        one that stays do so too.
     scale: the factor λ of the merged task vector; 1 is the paper's where there is no validation data.
+    per_tensor: whether the share is of each tensor, as mergekit has it. By default it is of all the tensors
+        of a task vector together, as in the paper: tensors that hardly moved lose more.
 
     Weights count in the election and in the mean; equal ones are the paper's method. They must be positive.
     """
 
     density: float = 0.2
     scale: float = 1.0
+    per_tensor: bool = False
 
     def __post_init__(self) -> None:
         between("ties: density", self.density, 0, 1)
 
+    def surveyed(self, groups: Iterable[Group], each: Map = map) -> Merge:
+        return self if self.per_tensor else _Trimmed(thresholds([*groups], self.density, each), self.scale)
+
+    def prepare(self, group: Group) -> Combine:
+        return _Trimmed(thresholds([group], self.density), self.scale).prepare(group)
+
+
+@dataclass(frozen=True)
+class _Trimmed(Merge):
+    """TIES with the least magnitude that stays of each task vector."""
+
+    least: Sequence[float]
+    scale: float
+
     def prepare(self, group: Group) -> Combine:
         _positive("ties", group.weights)
-        least = thresholds(group, self.density)
-        return lambda block: _on_base(block, agreed(block.deltas(), group.weights, least), self.scale)
+
+        def combine(block: Block) -> np.ndarray:
+            models = [*zip(block.raw_models, self.least, strict=True)]
+            masks = [within(model, block.raw_base, least, _INFINITY) for model, least in models]
+            return elected(block.raw_base, block.raw_models, masks, group.weights, self.scale)
+
+        return combine
 
 
 @method("dare", family="merging", paper="arXiv:2311.03099")
@@ -65,16 +91,9 @@ class Dare(Merge):
         between(f"{type(self).__name__.lower()}: density", self.density, 1e-4, 1)
 
     def prepare(self, group: Group) -> Combine:
-        drop = dropping(group, self.density, self.seed)
-
-        def combine(block: Block) -> np.ndarray:
-            total = block.base
-            for delta, weight in zip(drop(block), group.weights, strict=True):
-                delta *= self.scale * weight
-                total += delta
-            return total
-
-        return combine
+        drawn, enlarged = dropping(group, self.density, self.seed)
+        factors = [self.scale * enlarged * weight for weight in group.weights]
+        return lambda block: summed(block.raw_base, block.raw_models, drawn(block), factors)
 
 
 @method("dare_ties", family="merging", paper="arXiv:2311.03099")
@@ -85,8 +104,9 @@ class DareTies(Dare):
 
     def prepare(self, group: Group) -> Combine:
         _positive("dare_ties", group.weights)
-        drop, none = dropping(group, self.density, self.seed), [0.0] * len(group.models)
-        return lambda block: _on_base(block, agreed(drop(block), group.weights, none), self.scale)
+        drawn, enlarged = dropping(group, self.density, self.seed)
+        scale = self.scale * enlarged
+        return lambda block: elected(block.raw_base, block.raw_models, drawn(block), group.weights, scale)
 
 
 @method("breadcrumbs", family="merging", paper="arXiv:2312.06795")
@@ -112,40 +132,53 @@ class Breadcrumbs(Merge):
             raise ConfigError("breadcrumbs: density and top are more than the whole")
 
     def prepare(self, group: Group) -> Combine:
-        least = thresholds(group, self.density + self.top)
-        above = thresholds(group, self.top) if self.top else [float("inf")] * len(group.models)
+        least = thresholds([group], self.density + self.top)
+        above = thresholds([group], self.top) if self.top else [_INFINITY] * len(group.models)
+        factors = [self.scale * weight for weight in group.weights]
 
         def combine(block: Block) -> np.ndarray:
-            total = block.base
-            for delta, low, high, weight in zip(block.deltas(), least, above, group.weights, strict=True):
-                size = np.abs(delta)
-                total = total + (self.scale * weight) * np.where((size >= low) & (size < high), delta, 0.0)
-            return total
+            models = [*zip(block.raw_models, least, above, strict=True)]
+            masks = [within(model, block.raw_base, low, high) for model, low, high in models]
+            return summed(block.raw_base, block.raw_models, masks, factors)
 
         return combine
 
 
-def thresholds(group: Group, density: float) -> list[float]:
-    """For each task vector of a group the magnitude of the last of its ⌊density · n⌋ largest elements, of one
-    at least; infinity where the density is 0."""
-    count = group.like.size
+def thresholds(groups: Sequence[Group], density: float, each: Map = map) -> list[float]:
+    """For each task vector, of the tensors of all groups together, the magnitude of the last of its
+    ⌊density · n⌋ largest elements, of one at least; infinity where the density is 0. `each` is a `map`."""
+    models = range(len(groups[0].models)) if groups else range(0)
+    count = sum(group.like.size for group in groups)
     if not density or not count:
-        return [float("inf")] * len(group.models)
+        return [_INFINITY] * len(models)
     if density == 1:
-        return [0.0] * len(group.models)
-    k = max(1, int(density * count))
+        return [0.0] * len(models)
+    stride = max(1, count // min(max(count >> 5, _SAMPLE), _LARGEST_SAMPLE))
 
     def sizes(number: int) -> Iterator[np.ndarray]:
-        for block in group.blocks():
-            delta = block.delta(number)
-            yield np.abs(delta, out=delta)
+        for group in groups:
+            for block in group.blocks():
+                yield magnitude(block.raw(group.models[number]), block.raw_base)
 
-    return [kth_largest(partial(sizes, number), k) for number in range(len(group.models))]
+    def least(number: int) -> float:
+        sample = np.concatenate([_strided(group, number, stride) for group in groups])
+        return kth_largest(partial(sizes, number), max(1, int(density * count)), count, sample)
+
+    return list(each(least, models))
 
 
-def dropping(group: Group, density: float, seed: int) -> Callable[[Block], Sequence[np.ndarray]]:
-    """From a block to its task vectors with elements dropped at random, the others divided by the share that
-    stays. Blocks must come in order.
+def _strided(group: Group, number: int, stride: int) -> np.ndarray:
+    """The magnitudes of some elements of a task vector."""
+    model, base = group.models[number], group.like
+    parts = ((np.ascontiguousarray(each.raw[::stride]), each.dtype) for each in (model, base))
+    return magnitude(*parts)
+
+
+def dropping(
+    group: Group, density: float, seed: int
+) -> tuple[Callable[[Block], Sequence[np.ndarray]], float]:
+    """From a block to a mask for each task vector, in which this share of elements is set, at random; and the
+    reciprocal of the share. Blocks must come in order.
 
     Each tensor of each model has a generator with a key of its own, so that what is drawn does not depend on
     the order of the work.
@@ -156,21 +189,12 @@ def dropping(group: Group, density: float, seed: int) -> Callable[[Block], Seque
         key = hashlib.blake2b(repr((seed, group.name, number)).encode(), digest_size=16).digest()
         draws.append(np.random.SFC64(int.from_bytes(key, "little")))
 
-    def drop(block: Block) -> Sequence[np.ndarray]:
-        deltas = block.deltas()
-        if kept < 65536:
-            for delta, draw in zip(deltas, draws, strict=True):
-                words = draw.random_raw(-(-delta.size // 4)).astype("<u8", copy=False)
-                keep_some(delta, words.view("<u2")[: delta.size], kept)
-        return deltas
+    def drawn(block: Block) -> Sequence[np.ndarray]:
+        size = block.stop - block.start
+        words = (draw.random_raw(-(-size // 4)).astype("<u8", copy=False) for draw in draws)
+        return [each.view("<u2")[:size] < kept for each in words]
 
-    return drop
-
-
-def _on_base(block: Block, delta: np.ndarray, scale: float) -> np.ndarray:
-    delta *= scale
-    delta += block.base
-    return delta
+    return drawn, 65536 / kept
 
 
 def _positive(name: str, weights: Sequence[float]) -> None:
