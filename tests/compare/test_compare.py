@@ -14,6 +14,7 @@ from taskheads.compare import bench
 from taskheads.compare.bench import Bench, Result, Run
 from taskheads.compare.comparing import compare
 from taskheads.compare.ledger import Ledger
+from taskheads.compare.ways import way_of
 from taskheads.errors import ConfigError, Interrupted
 from taskheads.model.model import Model
 from tests.compare.small import AMPLE, QUICK, compared, suite, written
@@ -22,7 +23,7 @@ from tests.small_models import tiny_backbone
 METHODS = ["frozen", "full", "ia3", "lora"]
 ROWS = [{"text": "lazy dogs jump over the fox"}, {"text": "brown words"}]
 # What a clock and a memory say.
-MEASURED = {"seconds", "peak_bytes", "latency_ms", "created"}
+MEASURED = {"seconds", "test_seconds", "peak_bytes", "latency_ms", "created"}
 
 
 def told(found: Any) -> Any:
@@ -55,15 +56,21 @@ def test_no_run_has_the_test_rows_and_the_end_looks_at_them_once(
     assert len(looked) == sum(way["test"] is not None for way in found["ways"])
 
 
-def test_the_best_go_on_and_the_frozen_heads_are_always_there(tmp_path: Path) -> None:
+def test_without_time_there_are_the_frozen_heads(tmp_path: Path) -> None:
     found = compared(tmp_path / "out", METHODS, budget=1e-9)
-    parts = {way["method"]: way["part"] for way in found["ways"]}
-    assert parts["frozen"] == 1.0
-    # Of a clock that has run out each rung is given one run, beside the frozen heads.
-    assert sorted(parts.values())[-2:] == [1.0, 1.0]
-    assert found["recommended"] == found["ways"][0]["key"]
-    assert set(parts) | set(found["left_out"]) == set(METHODS)
-    assert set(found["left_out"].values()) == {"the time was over before its first run"}
+    (only,) = found["ways"]
+    assert (only["method"], only["part"], only["key"]) == ("frozen", 1.0, found["recommended"])
+    assert found["left_out"] == dict.fromkeys(METHODS[1:], "the time was over before its first run")
+
+
+def test_a_training_is_stopped_when_all_its_time_is_over() -> None:
+    here = Bench(suite(("size",)), tiny_backbone(), th.FeatureCache(limit_bytes=0))
+    way = way_of("full")
+    assert way is not None
+    result = here.run(Run(way, 0, 1.0, minutes=1000.0, seconds=0.0))
+    assert result.problem is not None
+    assert result.problem.startswith("its time was over after step 1 of ")
+    assert not result.dev
 
 
 def test_a_rung_on_all_rows_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +168,6 @@ def test_scores_are_those_of_evaluate_and_differences_are_paired(tmp_path: Path)
 def test_costs_count_what_was_trained() -> None:
     base = tiny_backbone()
     few = Bench(suite(("topic",)), base, th.FeatureCache(limit_bytes=0))
-    from taskheads.compare.ways import way_of
 
     def parameters(method: str) -> int:
         way = way_of(method)
@@ -180,7 +186,10 @@ def test_costs_count_what_was_trained() -> None:
     ("methods", "more", "said"),
     [
         (["lroa"], {}, r"no method is called 'lroa' \(did you mean 'lora'\?\)"),
-        (["linear_cka"], {}, "linear_cka is no way of fitting a suite"),
+        (["linear_cka"], {}, "linear_cka is no way of fitting a suite: it is a measure"),
+        (["soft_injection"], {}, "soft_injection is no way of .*: it changes answers at inference"),
+        (["twin_merging"], {}, "twin_merging is no way of fitting a suite: it needs a router"),
+        (["ties"], {"suite": suite(("size",))}, "one model of several, .* there is one task"),
         (["ptec"], {"suite": suite(("size",))}, "is for tasks of the kind multilabel or classify"),
         (["pcgrad"], {"suite": suite(("size",))}, "there is one task"),
         (["ia3"], {"jobs": 2}, "its folder or its name"),

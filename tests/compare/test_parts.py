@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
+from taskheads.compare.crew import devices_here, places
 from taskheads.compare.front import front, in_words
 from taskheads.compare.halving import left, parts_of, ranked
 from taskheads.compare.searching import Search, space_of
-from taskheads.compare.ways import Way, way_of
+from taskheads.compare.ways import Way, apart, way_of
 from tests.small_models import tiny_backbone
 
 
 def way(name: str, quality: float, parameters: int, high: float = -0.01) -> dict[str, Any]:
     test = {"mean": {"value": quality}, "beside": {"high": high}}
-    return {"key": name, "name": name, "parameters": parameters, "quality": 0.0, "test": test}
+    told = {"key": name, "name": name, "method": name, "kept": {"a": "shared"}, "quality": 0.0, "test": test}
+    return told | {"parameters": parameters}
 
 
 def test_rungs_end_with_all_rows_and_each_has_a_third_of_the_candidates() -> None:
@@ -48,6 +50,16 @@ def test_the_front_in_words() -> None:
         "lofit keeps 98.0 % of full with 0.02 % of its parameters; nothing cheaper does better.",
         "frozen keeps 75.0 % of full and trains nothing beside its heads; nothing is cheaper.",
     ]
+
+
+def test_a_merge_that_is_better_on_dev_is_named_and_not_recommended() -> None:
+    ways = [way("ties", 0.9, 10_000), way("lora", 0.8, 100, high=0.0)]
+    said = in_words(ways, "lora", ["ties"])
+    assert (
+        said[0]
+        == "lora is recommended: best on dev of what `taskheads fit` makes, and 0.800 on test in the mean."
+    )
+    assert said[1] == "Better on dev, and made by `taskheads merge`: ties."
 
 
 def test_a_search_may_set_what_the_signature_says() -> None:
@@ -94,6 +106,32 @@ def test_a_way_is_called_after_what_sets_it_apart() -> None:
         Way("lora", {"tune": "lora", "edit_lr": 0.00123}, {"rank": 4}).name == "lora rank=4 edit_lr=0.00123"
     )
     assert Way("full", {"tune": "full", "groups": [["a", "b"], ["c"]]}).name == "full groups=a+b|c"
+    assert apart(["a", "b", "c"]).name == "full groups=apart"
+
+
+def test_processes_share_cores_and_take_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert places(2, 8, []) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert places(4, 2, ["0", "1", "2"]) == [
+        {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": name} for name in ("0", "1", "2", "0")
+    ]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices_here() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8a")
+    assert devices_here() == ["3", "GPU-8a"]
+
+
+def test_merges_are_varied_by_their_own_options() -> None:
+    pytest.importorskip("optuna")
+    ties = space_of("ties", 3, 2)
+    assert "edit_lr" not in ties
+    assert "lr" not in ties
+    assert ties["density"][0].high == pytest.approx(0.8)
+    search = Search(5, tiny_backbone(), ["a", "b"], seed=0)
+    found = search.ask([(_way("ties"), 0.5)], None)
+    assert found is not None
+    assert found.merges
+    assert {"density", "scale"} <= set(found.options)
 
 
 def _way(method: str) -> Way:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.serve.test_page import window
+from tests.serve.conftest import window
 
 __all__ = ["window"]

@@ -22,6 +22,13 @@ def methods(
     write_docs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a page for each family, as docs/methods.")
     ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --write-docs: new figures, of benchmarks/edit_methods.py --out; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """List the methods of the catalogue."""
     if ctx.invoked_subcommand is not None:
@@ -33,9 +40,14 @@ def methods(
     if family is not None and family not in FAMILIES:
         near = did_you_mean(family, FAMILIES)
         raise ConfigError(f"there is no family {family!r}{near}; the families are {listed(FAMILIES, 99)}")
+    if measured and write_docs is None:
+        raise ConfigError("--measured goes with --write-docs")
     if write_docs is not None:
+        from taskheads.report.measured import keep, of_benchmark
         from taskheads.report.method_pages import write_pages
 
+        if measured:
+            keep(of_benchmark(*measured))
         print(f"{len(write_pages(write_docs, catalogue()))} pages are in {write_docs}")
         return
     cards = [card for card in catalogue() if family in (None, card.family)]
@@ -60,11 +72,14 @@ def show_one(name: str, as_json: Json = False) -> None:
 
     card = find(name)
     from taskheads.report.described import described
+    from taskheads.report.measured import measured_last
 
-    told = described(card)
+    told, last = described(card), measured_last()
     if as_json:
-        show_json(card.to_json() | asdict(told))
+        show_json(
+            card.to_json() | asdict(told) | {"measured": None if last is None else last.methods.get(name)}
+        )
         return
     from taskheads.report.cards import method_card
 
-    show(method_card(card, told))
+    show(method_card(card, told, None if last is None else last.told(name)))

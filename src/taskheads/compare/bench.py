@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -13,30 +16,43 @@ from typing import Any
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import own_tensors
 from taskheads.backbone.cache import FeatureCache
+from taskheads.compare.merging import merged
 from taskheads.compare.ways import Way
-from taskheads.errors import ConfigError, Interrupted, TrainingError
+from taskheads.errors import ConfigError, Interrupted, ModelError, TrainingError
 from taskheads.model.model import Model
 from taskheads.tasks.metrics import METRICS
 from taskheads.tasks.suite import Suite
 from taskheads.tasks.task import Examples, TaskData
 from taskheads.training.fit import fit
-from taskheads.training.joint.loop import Course
+from taskheads.training.joint.loop import FEWEST_STEPS, Course
+from taskheads.training.joint.recipe import Recipe
 from taskheads.training.solving import Solved, solve
 
 # Rows of a split below which a part of them would tell nothing.
 FEWEST = 200
 
 
+class OutOfTime(TrainingError):
+    """A training was still going on when all its time was over."""
+
+
 @dataclass(frozen=True)
 class Run:
-    """What is to be run: a way with a seed, on a part of the rows, for so many minutes at most. `keep` is the
-    folder of the model, where that will be needed."""
+    """What is to be run: a way with a seed, on a part of the rows.
+
+    minutes: what tuning is planned for. seconds: of the clock, after which its trainings are stopped.
+    keep: the folder of the model, where that will be needed. models, spent: of a merge, the folder of what
+    `apart` made for it, and the seconds which that took.
+    """
 
     way: Way
     seed: int
     part: float
     minutes: float = 10.0
+    seconds: float = math.inf
     keep: Path | None = None
+    models: Path | None = None
+    spent: float = 0.0
 
     @property
     def name(self) -> str:
@@ -49,10 +65,11 @@ class Result:
     """What a run has come to, JSON-able.
 
     dev: each task's score. kept: the way that each task keeps, "frozen" where tuning did not help it.
-    seconds: of solving and tuning. peak_bytes: the most memory that the process held. steps: the most that
-    one of its trainings had planned. parameters: trained, of backbone and edits; bytes: to keep a task, its
-    head and its share of what was trained. groups: of tasks whose gradients are alike. problem: why there is
-    no score.
+    seconds: of solving and tuning, of a merge also those of its models. shortest, beside: of them, those of
+    the fewest steps that its trainings can take, and those that it took beside all steps. peak_bytes: the
+    most memory that the process held. steps: the most that one of its trainings had planned. parameters: of
+    backbone and edits, trained or merged; bytes: to keep a task, its head and its share of these. groups: of
+    tasks whose gradients are alike. problem: why there is no score.
     """
 
     way: dict[str, Any]
@@ -61,6 +78,8 @@ class Result:
     dev: dict[str, float] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    shortest: float = 0.0
+    beside: float = 0.0
     peak_bytes: int = 0
     steps: int = 0
     parameters: int = 0
@@ -97,48 +116,84 @@ class Bench:
         return self._begun[1:]
 
     def run(self, run: Run) -> Result:
-        """Fit, judge on dev, and save the model where `keep` says; options that do not go together, and a
-        training that diverges, are results too.
+        """Fit or merge, judge on dev, and save the model where `keep` says. What cannot be fitted or merged,
+        a training that diverges and one that is out of time are results too.
 
         Raises Interrupted; what is begun of a model that is kept is gone on with by the same run again.
         """
+        watch = Stopwatch(time.monotonic() + run.seconds, self.stopped)
         suite, solved = self.begun(run.part)
-        planned = [0]
-
-        def watch(_: str, course: Course) -> None:
-            planned.append(course.planned)
-            if self.stopped():
-                raise KeyboardInterrupt
-
+        suite, began = replace(suite, seed=run.seed), time.monotonic()
         told: dict[str, Any] = {"way": run.way.to_json(), "seed": run.seed, "part": run.part}
         reset_peak()
         try:
-            model = fit(
-                replace(run.way.applied(suite), seed=run.seed),
-                out=run.keep,
-                backbone=self.backbone,
-                training={"minutes": run.minutes},
-                resume=run.keep is not None,
-                solved=solved,
-                watch=watch,
-            )
+            if run.models is not None:
+                model = merged(run.way, suite, self.backbone, solved, run.models)
+                if run.keep is not None:
+                    model.save(run.keep)
+            else:
+                model = fit(
+                    run.way.applied(suite),
+                    out=run.keep,
+                    backbone=self.backbone,
+                    training={"minutes": run.minutes},
+                    resume=run.keep is not None,
+                    solved=solved,
+                    watch=watch,
+                )
         except Interrupted:
             raise
-        except (ConfigError, TrainingError) as error:
+        except (ConfigError, ModelError, TrainingError) as error:
             return Result(**told, problem=str(error))
+        took = time.monotonic() - began
         tasks, report = model.card["tasks"], model.report or {}
         parameters, size = costs(model, self.backbone)
+        fixed = Recipe.of(suite.training).steps is not None
         return Result(
             **told,
             dev={name: card["dev"] for name, card in tasks.items()},
             kept={name: card.get("kept", "frozen") for name, card in tasks.items()},
-            seconds=sum(stage["seconds"] for stage in report["stages"]),
+            seconds=sum(stage["seconds"] for stage in report["stages"]) + run.spent,
+            shortest=watch.stepping if fixed else watch.shortest,
+            beside=took - watch.stepping,
             peak_bytes=peak(),
-            steps=max(planned),
+            steps=watch.planned,
             parameters=parameters,
             bytes=size // max(1, len(tasks)),
             groups=(report["similarity"] or {}).get("groups"),
         )
+
+
+class Stopwatch:
+    """Looks on at the trainings of a run, and ends them.
+
+    until: when they have to be over, by `time.monotonic`. stopped: as `Bench` has it. planned: the most steps
+    of one training. stepping: the seconds of all steps, with their looks at dev.
+    """
+
+    def __init__(self, until: float, stopped: Callable[[], bool]) -> None:
+        self.until, self.stopped, self.planned, self.stepping = until, stopped, 0, 0.0
+        self._steps = Counter[str]()
+        self._last = ("", 0.0)
+
+    def __call__(self, name: str, course: Course) -> None:
+        """After a step of the training of this name. Raises OutOfTime; where stopped, KeyboardInterrupt."""
+        now = time.monotonic()
+        if self._last[0] == name:
+            self.stepping += now - self._last[1]
+        self._last = name, now
+        self._steps[name] += 1
+        self.planned = max(self.planned, course.planned)
+        if self.stopped():
+            raise KeyboardInterrupt
+        if now > self.until:
+            raise OutOfTime(f"its time was over after step {course.step} of {course.planned}")
+
+    @property
+    def shortest(self) -> float:
+        """The seconds of the fewest steps that each of the trainings takes."""
+        seen = sum(self._steps.values())
+        return self.stepping * min(1.0, FEWEST_STEPS * len(self._steps) / seen) if seen else 0.0
 
 
 def thinned(suite: Suite, part: float) -> Suite:

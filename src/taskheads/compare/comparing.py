@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from taskheads.compare.ledger import FOUND, VERSION, Ledger, write_json, write_t
 from taskheads.compare.race import MODELS, Race
 from taskheads.compare.recommending import recommended
 from taskheads.compare.searching import Search
-from taskheads.compare.ways import Way, chosen, distinct, unfit
+from taskheads.compare.ways import Way, apart, chosen, distinct, unfit
 from taskheads.errors import ConfigError
 from taskheads.model.features import Progress
 from taskheads.tasks.suite import Suite, load_suite
@@ -61,10 +62,11 @@ def compare(
     out: a folder. It gets `comparison.json`, `recommended.yaml`, `model` (what was recommended), and `runs`,
         by which a comparison that was stopped is resumed.
     methods: names from the catalogue, and "frozen", "full", "auto". family: all methods of this family that
-        are ways of fitting, and "full". By default the family "edits".
-    budget: minutes of the clock, loading and the test rows left out. No run is begun after them but the first
-        of each rung, and one that was begun takes six steps at least: a budget of less than some runs take is
-        not kept to.
+        are ways of fitting, and "full". By default the family "edits". A merge is a way, too: for all of them
+        together each task is fine-tuned alone, once, which is a way of its own ("full groups=apart").
+    budget: minutes of the clock, loading and the test rows left out. No run is begun that by what was
+        measured would not be over by then, and a training that still goes on then is stopped after its step.
+        The heads on the frozen backbone are solved for whatever that takes, and a merge is not stopped.
     seeds: how often each candidate is run: seeds from the suite's on.
     search: further candidates on the first rung: options, learning rates, layers that are shared, and groups
         of tasks, proposed by what was seen before.
@@ -75,8 +77,9 @@ def compare(
     What `comparison.json` holds: "ways", each with its dev scores by task, their mean "quality", the "part"
     of the rows that it has seen, costs ("seconds", "peak_bytes", "parameters" trained beside the heads,
     "bytes" a task) and, of those judged on test, "test" as `judged_on_test` has it; the "recommended" way's
-    key, the best on dev of all rows; the keys of the "front", which no way matches at the same or a lower
-    number of parameters; both in "words"; and what was "left_out", with the reason.
+    key, the best on dev of all rows among those that `fit` makes, which are all but merges; the keys of the
+    "front", which no way matches at the same or a lower number of parameters; both in "words"; and what was
+    "left_out", with the reason.
 
     Raises
     ------
@@ -88,7 +91,8 @@ def compare(
     if jobs > 1 and isinstance(backbone, Backbone):
         raise ConfigError("several processes each load the backbone: give its folder or its name")
     loaded = backbone if isinstance(backbone, Backbone) else Backbone.load(suite.backbone)
-    ways, left_out = _taken(chosen(methods, family), suite, loaded, named=methods is not None)
+    listed, no_ways = chosen(methods, family)
+    ways, left_out = _taken(listed, suite, loaded, named=methods is not None)
     asked = {
         "backbone": loaded.fingerprint,
         "methods": [way.to_json() for way in ways],
@@ -110,7 +114,7 @@ def compare(
     with crew:
         race = Race(suite, crew, ledger, 60 * budget, seeds, progress)
         race.run(ways, proposals)
-    found = _found(race, suite, loaded, own, left_out)
+    found = _found(race, suite, loaded, own, no_ways | left_out)
     best = found["recommended"]
     text = recommended(source, suite, race.ways[best], race.standings[best][0])
     write_text(ledger.folder / RECOMMENDED, text)
@@ -150,6 +154,8 @@ def _taken(
         if why is not None:
             left_out[way.method] = why
     found, same = distinct([way for way in ways if way.method not in left_out], suite)
+    if any(way.merges for way in found):
+        found.insert(1, apart(suite.tasks))
     return found, left_out | same
 
 
@@ -158,8 +164,9 @@ def _found(
 ) -> dict[str, Any]:
     """All that is known at the end, the test scores of the finalists among it."""
     finalists = race.finalists()
-    best = finalists[0]
+    best = next(key for key in finalists if not race.ways[key].merges)
     models = {key: race.models_of(key) for key in finalists}
+    began = time.monotonic()
     tested = judged_on_test(models, suite, race.scales, best, cache)
     ways = [_told(race, key) | {"test": tested.get(key)} for key in race.ranking()]
     seen = [way for way in ways if way["part"] == 1.0]
@@ -169,6 +176,7 @@ def _found(
         "backbone": backbone.name,
         "hardware": machine(),
         "seconds": race.seconds,
+        "test_seconds": time.monotonic() - began,
         "tasks": {
             name: {
                 "kind": data.task.kind,
@@ -181,7 +189,7 @@ def _found(
         "recommended": best,
         "model": models[best][0].name,
         "front": front(seen),
-        "words": in_words(seen, best),
+        "words": in_words(seen, best, finalists[: finalists.index(best)]),
         "left_out": dict(left_out) | race.problems(),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -35,7 +36,8 @@ class Here(AbstractContextManager):
 
 
 class Beside(AbstractContextManager):
-    """`slots` processes, which share the cores of this machine among them; each loads the backbone once.
+    """`slots` processes, which share the cores of this machine among them, and its CUDA devices, where there
+    are any (see `places`); each loads the backbone once.
 
     Left by an exception, it lets every run end after the step that it is in.
     """
@@ -45,9 +47,11 @@ class Beside(AbstractContextManager):
         context = multiprocessing.get_context("spawn")
         self.slots = slots
         self._stop = context.Event()
-        threads = max(1, (os.cpu_count() or 1) // slots)
+        given = context.SimpleQueue()
+        for place in places(slots, os.cpu_count() or 1, devices_here()):
+            given.put(place)
         self._pool = ProcessPoolExecutor(
-            slots, context, _prepare, (suite, backbone, cache, threads, self._stop)
+            slots, context, _prepare, (suite, backbone, cache, given, self._stop)
         )
         self._open: dict[Future[Result], Run] = {}
 
@@ -69,19 +73,41 @@ class Beside(AbstractContextManager):
         self._pool.shutdown(cancel_futures=True)
 
 
+def places(slots: int, cores: int, devices: Sequence[str]) -> list[dict[str, str]]:
+    """The environment of each of `slots` processes: its share of the cores, and one of the CUDA devices, by
+    the names that CUDA_VISIBLE_DEVICES takes, in turn; more processes than devices share these."""
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // slots))}
+    if not devices:
+        return [threads] * slots
+    return [threads | {"CUDA_VISIBLE_DEVICES": devices[at % len(devices)]} for at in range(slots)]
+
+
+def devices_here() -> list[str]:
+    """The CUDA devices that this process may use, by name."""
+    import torch
+
+    numbers = [str(at) for at in range(torch.cuda.device_count())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return numbers if visible is None else visible.split(",")[: len(numbers)]
+
+
 Crew = Here | Beside
 _bench: Bench | None = None
 
 
-def _prepare(suite: Suite, backbone: str, cache: Path, threads: int, stop: Any) -> None:
+def _prepare(suite: Suite, backbone: str, cache: Path, given: Any, stop: Any) -> None:
     global _bench
+    # Before CUDA is first asked for, and never after.
+    os.environ |= given.get()
     import torch
 
     from taskheads.backbone.backbone import Backbone
     from taskheads.backbone.cache import FeatureCache
 
-    torch.set_num_threads(threads)
-    _bench = Bench(suite, Backbone.load(backbone), FeatureCache(cache), stop.is_set)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    loaded = Backbone.load(backbone)
+    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    _bench = Bench(suite, loaded, FeatureCache(cache), stop.is_set)
 
 
 def _run(run: Run) -> Result:

@@ -16,6 +16,11 @@ def quality_of(way: Told) -> float:
     return way["test"]["mean"]["value"] if way.get("test") else way["quality"]
 
 
+def idle(way: Told) -> bool:
+    """Whether no task keeps what a way has tuned: its model is that of the frozen heads."""
+    return way["method"] != "frozen" and all(kept == "frozen" for kept in way["kept"].values())
+
+
 def front(ways: Sequence[Told], cost: str = "parameters") -> list[str]:
     """The keys of the ways that no other one matches at the same or a lower cost, cheapest first.
 
@@ -30,15 +35,22 @@ def front(ways: Sequence[Told], cost: str = "parameters") -> list[str]:
     return found
 
 
-def in_words(ways: Sequence[Told], best: str) -> list[str]:
-    """The outcome in sentences: what is recommended and how sure that is, then the front, dearest first."""
+def in_words(ways: Sequence[Told], best: str, merges: Sequence[str] = ()) -> list[str]:
+    """The outcome in sentences: what is recommended and how sure that is, then the front, dearest first.
+
+    merges: the keys of those that were better on dev than the recommended way.
+    """
     by_key = {way["key"]: way for way in ways}
     top, where = by_key[best], "test" if by_key[best].get("test") else "dev"
-    said = [f"{top['name']} is recommended: best on dev, and {quality_of(top):.3f} on {where} in the mean."]
+    first = "best on dev" if not merges else "best on dev of what `taskheads fit` makes"
+    said = [f"{top['name']} is recommended: {first}, and {quality_of(top):.3f} on {where} in the mean."]
+    if merges:
+        names = _listed([by_key[key]["name"] for key in merges])
+        said.append(f"Better on dev, and made by `taskheads merge`: {names}.")
     same = [
         way["name"]
         for way in ways
-        if way is not top and way.get("test") and way["test"]["beside"]["high"] >= 0
+        if way is not top and way.get("test") and not idle(way) and way["test"]["beside"]["high"] >= 0
     ]
     if same:
         said.append(f"On test, it cannot be told apart from {_listed(same)}, or they did better.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -10,14 +11,15 @@ from pathlib import Path
 
 from taskheads.compare.bench import Result, Run, quality, rows_at, scales_of
 from taskheads.compare.crew import Crew
+from taskheads.compare.expecting import Expected, expected
 from taskheads.compare.halving import left, parts_of, ranked
 from taskheads.compare.ledger import Ledger
 from taskheads.compare.searching import Search
-from taskheads.compare.ways import Way
+from taskheads.compare.ways import Way, apart
 from taskheads.model.features import Progress
 from taskheads.tasks.suite import Suite
 
-# Of a run's time, what tuning may take: the rest is for settling heads and for dev.
+# Of a run's time, what tuning may take as long as nothing says how long the rest of a run takes.
 _TUNING = 0.75
 _LEAST_MINUTES = 0.02
 FROZEN = "frozen"
@@ -46,12 +48,14 @@ class Race:
         self.ways: dict[str, Way] = {}
         self.standings: dict[str, list[Result]] = {}
         self._scales: dict[float, dict[str, float]] = {}
+        self._apart = apart(suite.tasks)
         self._began = time.monotonic() - ledger.spent
         self._end = self._began + seconds
 
     def run(self, ways: Sequence[Way], search: Search) -> None:
         """Run the ways, the frozen heads first, and what `search` proposes beside them."""
         frozen, rest = ways[0], list(ways[1:])
+        self.ways |= {way.key: way for way in ways}
         # A rung whose rows are all that there are would only run the same twice.
         parts = [
             part
@@ -62,14 +66,17 @@ class Race:
             now, last = time.monotonic(), rung == len(parts) - 1
             deadline = now + (self._end - now) / (len(parts) - rung)
             self._go([Run(frozen, self.seeds[0], part)], 1, deadline, keep=last)
-            going = left(len(rest), rung, len(parts))
+            going, behind = self._going(rest, left(len(rest), rung, len(parts)))
             proposed = search.count if rung == 0 else 0
-            runs = chain(self._runs(rest[:going], part), self._proposed(search, proposed, part))
-            self._go(runs, (going + proposed) * len(self.seeds), deadline, keep=last)
-            if last:
-                further = (way for way in rest[going:] if self._affordable(way))
-                most = (len(rest) - going) * len(self.seeds)
-                self._go(self._runs(further, part), most, self._end, keep=True)
+            if self._apart in going:  # before what is merged of it
+                going.remove(self._apart)
+                shares = self._shares([self._apart, *going])
+                self._go(self._runs([self._apart], part), shares, deadline, keep=True)
+            runs = chain(self._runs(going, part), self._proposed(search, proposed, part))
+            self._go(runs, self._shares(going) + proposed * len(self.seeds), deadline, keep=last)
+            if last:  # whatever can still be trained to its end
+                further = (way for way in behind if self._affordable(way))
+                self._go(self._runs(further, part), self.crew.slots, self._end, keep=True)
             rest = [self.ways[key] for key in self.ranking() if key != frozen.key]
 
     def ranking(self) -> list[str]:
@@ -89,9 +96,12 @@ class Race:
     def problems(self) -> dict[str, str]:
         """Of the ways that have no score, why."""
         found = {}
+        unmade = [each.problem for each in self.standings.get(self._apart.key, []) if each.problem]
         for key, way in self.ways.items():
             results = self.standings.get(key, [])
-            if not results:
+            if not results and way.merges and unmade:
+                found[way.name] = f"there are no models to merge: {unmade[0]}"
+            elif not results:
                 found[way.name] = "the time was over before its first run"
             elif not _whole(results):
                 found[way.name] = next(filter(None, (each.problem for each in results)))
@@ -111,8 +121,30 @@ class Race:
         """Where the models of a finalist are, seed by seed."""
         return [self._model(Run(self.ways[key], each.seed, 1.0)) for each in self.standings[key]]
 
+    def _going(self, rest: Sequence[Way], count: int) -> tuple[list[Way], list[Way]]:
+        """The first so many, with what merges among them are made of, and those left behind."""
+        going = list(rest[:count])
+        if any(way.merges for way in going) and self._apart not in going:
+            going.append(self._apart)
+        return going, [way for way in rest if way not in going]
+
+    def _shares(self, ways: Sequence[Way]) -> int:
+        """By how many the time of these ways is divided; merges train nothing, and have one share in all."""
+        tuned = sum(not way.merges for way in ways)
+        return (tuned + (tuned < len(ways))) * len(self.seeds)
+
     def _runs(self, ways: Iterable[Way], part: float) -> Iterator[Run]:
-        return (Run(way, seed, part) for way in ways for seed in self.seeds)
+        """The ways seed by seed; of merges those whose models are there."""
+        for way in ways:
+            for seed in self.seeds:
+                run = Run(way, seed, part)
+                if way.merges:
+                    models = Run(self._apart, seed, part)
+                    result = self.ledger.results.get(models.name)
+                    if result is None or result.problem:
+                        continue
+                    run = replace(run, models=self._model(models), spent=result.seconds)
+                yield run
 
     def _proposed(self, search: Search, count: int, part: float) -> Iterator[Run]:
         """What the search proposes, each once what has ended by then was told to it."""
@@ -126,7 +158,11 @@ class Race:
                 yield from self._runs([way], part)
 
     def _go(self, runs: Iterable[Run], count: int, deadline: float, *, keep: bool) -> None:
-        """Have the runs run, `count` at most; past the deadline none is begun but the first."""
+        """Have the runs run, each with its share of the time, of which there are `count`.
+
+        None but the frozen heads is begun that would not be over by the deadline. As long as none has ended
+        with a score on these rows, the next may take half of all that is left, where that is more.
+        """
         waiting, runs, begun = 0, iter(runs), 0
         while True:
             run = next(runs, None) if waiting < self.crew.slots else None
@@ -141,15 +177,36 @@ class Race:
             if run.name in self.ledger.results:
                 self._note(run, self.ledger.results[run.name])
                 continue
-            left_over = deadline - time.monotonic()
-            if left_over < 0 and begun > 1:
+            now, frozen = time.monotonic(), run.way.method == FROZEN
+            until = deadline if self._scored(run.part) else max(deadline, now + (self._end - now) / 2)
+            least = self._expected(run)
+            if not frozen and now + (0.0 if least is None else least.seconds) >= until:
                 continue
-            mine = left_over * min(1.0, self.crew.slots / max(1, count - begun + 1))
-            minutes = max(_LEAST_MINUTES, _TUNING * mine / 60)
-            self.crew.put(
-                self.ledger.begun(replace(run, minutes=minutes, keep=self._model(run) if keep else None))
+            share = (deadline - now) * min(1.0, self.crew.slots / max(1, count - begun + 1))
+            tuning = _TUNING * share if least is None else share - least.beside
+            run = replace(
+                run,
+                minutes=max(_LEAST_MINUTES, tuning / 60),
+                seconds=math.inf if frozen else until - now,
+                keep=self._model(run) if keep else None,
             )
+            self.crew.put(self.ledger.begun(run))
             waiting += 1
+
+    def _scored(self, part: float) -> bool:
+        """Whether anything but the frozen heads has a score on this part of the rows."""
+        ended = (results[0] for key, results in self.standings.items() if self.ways[key].method != FROZEN)
+        return any(each.part == part and not each.problem for each in ended)
+
+    def _expected(self, run: Run) -> Expected | None:
+        """What a run takes at the least, by what its way took before, or else others of its kind."""
+        before = self.standings.get(run.way.key) or [
+            each
+            for key, results in self.standings.items()
+            for each in results
+            if self.ways[key].method != FROZEN and self.ways[key].merges == run.way.merges
+        ]
+        return expected(before, run.part, lambda part: rows_at(self.suite, part))
 
     def _note(self, run: Run, result: Result) -> None:
         if run.name not in self.ledger.results:
@@ -168,7 +225,9 @@ class Race:
         return self.ledger.folder / MODELS / run.name
 
     def _affordable(self, way: Way) -> bool:
-        """Whether a way that was left behind would still be finished in time, by what it took so far."""
+        """Whether a way that was left behind would still be trained to its end in time, by what it took."""
+        if way.merges:
+            return True  # it trains nothing
         before = self.standings[way.key]
         took = sum(each.seconds for each in before) / before[0].part
         return time.monotonic() + took / self.crew.slots < self._end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from taskheads.backbone.backbone import Backbone
 from taskheads.compare.halving import FACTOR
 from taskheads.compare.ways import Way
-from taskheads.edits.edit import defaults_of, edit_class
+from taskheads.edits.edit import Edit, defaults_of, edit_class
 from taskheads.errors import ConfigError
+from taskheads.merging.learned.recipes import RECIPES
+from taskheads.merging.static.known import STATIC
 from taskheads.training.joint.editing import TUNES
 from taskheads.training.joint.recipe import Recipe
 
@@ -120,15 +123,14 @@ def space_of(method: str, layers: int, tasks: int) -> Space:
     def around(default: float, times: float, most: float = math.inf) -> tuple[Any, float]:
         return Real(default / times, min(default * times, most), log=True), default
 
-    plain = Recipe()
-    if not _is_edit(method):
+    plain, kind = Recipe(), kind_of(method)
+    if kind is None:
         found: Space = {
             "lr": around(plain.lr, _RATES_APART),
             "frozen_layers": (Whole(0, layers - 1), plain.frozen_layers),
         }
         return found | ({"groups": (Choice(_GROUPS), "together")} if tasks > 1 else {})
-    kind = edit_class(method)
-    found = {"edit_lr": around(kind.lr, _RATES_APART)}
+    found = {"edit_lr": around(kind.lr, _RATES_APART)} if issubclass(kind, Edit) else {}
     for name, default in numbers_of(kind).items():
         if isinstance(default, bool):
             found[name] = Choice([False, True]), default
@@ -141,15 +143,21 @@ def space_of(method: str, layers: int, tasks: int) -> Space:
 
 def numbers_of(kind: type) -> dict[str, Any]:
     """The options of a class whose defaults are truth values or numbers above 0, with these."""
+    merge = dataclasses.is_dataclass(kind)
+    options = {each.name: each.default for each in dataclasses.fields(kind)} if merge else defaults_of(kind)
     return {
         name: default
-        for name, default in defaults_of(kind).items()
+        for name, default in options.items()
         if isinstance(default, bool) or (isinstance(default, int | float) and default > 0)
     }
 
 
-def _is_edit(method: str) -> bool:
+def kind_of(method: str) -> type | None:
+    """The class whose options are a method's: of an edit, of a merge; None for all others."""
     from taskheads.compare.ways import way_of
 
     way = way_of(method)
-    return way is not None and way.training == {"tune": method} and method not in TUNES
+    if way is not None and way.merges:
+        return STATIC.get(method) or RECIPES[method]
+    edit = way is not None and way.training == {"tune": method} and method not in TUNES
+    return edit_class(method) if edit else None

@@ -6,12 +6,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, get_args
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.edits.edit import Edit
 from taskheads.errors import ConfigError, TaskheadsError
-from taskheads.methods import FAMILIES, catalogue, resolve
+from taskheads.merging.learned.recipes import RECIPES
+from taskheads.merging.plan import Entry, Plan
+from taskheads.merging.static.known import STATIC
+from taskheads.methods import FAMILIES, Card, catalogue, find, resolve
 from taskheads.sharing.balancer import Balancer
 from taskheads.sharing.weighting import LossWeighting
 from taskheads.tasks.suggest import did_you_mean, listed
@@ -20,13 +24,24 @@ from taskheads.training.joint.editing import TUNES, asked_edits, edits_for, serv
 from taskheads.training.joint.joining import joining_of
 from taskheads.training.joint.recipe import Recipe
 
+# What a way tunes that is merged from the models of others.
+_MERGED = "merged"
+# Why methods of a family are no ways of fitting.
+_NO_WAY = {
+    "heads": "a task of its kind has it by itself",
+    "sharing": "it is a measure, or a part of other methods, and trains nothing by itself",
+    "inspect": "it tells what attention heads do, and makes no model of the tasks",
+    "steer": "it changes answers at inference, and makes no model of the tasks",
+    "trust": "it is about how sure an answer is, once a model is fitted",
+}
+
 
 @dataclass(frozen=True)
 class Way:
     """One way of fitting a suite.
 
     method: whose way it is: a method's name, "frozen", "full" or "auto". training: what it says of the
-    training, `tune` among it. options: of the edit, where the method is one.
+    training, `tune` among it. options: of the edit or the merge, where the method is one.
     """
 
     method: str
@@ -47,6 +62,16 @@ class Way:
         digest = hashlib.blake2b(json.dumps(self.to_json(), sort_keys=True).encode(), digest_size=4)
         return f"{self.method}-{digest.hexdigest()}"
 
+    @property
+    def merges(self) -> bool:
+        """Whether it is a merge of models, one for each task, that `apart` makes; `fit` makes all others."""
+        return self.training["tune"] == _MERGED
+
+    def plan(self, models: Sequence[Path], base: Path) -> Plan:
+        """The merge of these models, for a way that is one."""
+        entries = tuple(Entry(path=path) for path in models)
+        return Plan(method=self.method, options=dict(self.options), base=base, models=entries)
+
     def applied(self, suite: Suite) -> Suite:
         """The suite as `fit` takes it for this way; what the suite says itself of an edit gives way."""
         edit = (self.method, dict(self.options)) if self.options else None
@@ -64,6 +89,8 @@ def _plain(method: str) -> dict[str, Any] | None:
     """What the training says of a method as it is by default; None for one that is no way of fitting."""
     if method in TUNES:
         return {"tune": method}
+    if method in STATIC or method in RECIPES:
+        return {"tune": _MERGED}
     found = resolve(method)
     if isinstance(found, type):
         if issubclass(found, Edit):
@@ -85,8 +112,21 @@ def way_of(method: str) -> Way | None:
     return None if plain is None else Way(method, plain)
 
 
-def chosen(methods: Sequence[str] | None, family: str | None) -> list[Way]:
-    """The ways of the methods that were named, or else of a family, or else "frozen", "full" and all edits.
+def why_no_way(card: Card) -> str:
+    """Why a method is no way of fitting a suite, in half a sentence."""
+    if card.needs:
+        return f"it needs {card.needs}"
+    return _NO_WAY.get(card.family, f"see `taskheads methods show {card.name}`")
+
+
+def apart(tasks: Iterable[str]) -> Way:
+    """A backbone for each task, fine-tuned for it alone: what merges are made of."""
+    return Way("full", {"tune": "full", "groups": [[task] for task in tasks]})
+
+
+def chosen(methods: Sequence[str] | None, family: str | None) -> tuple[list[Way], dict[str, str]]:
+    """The ways of the methods that were named, or else of a family, or else "frozen", "full" and all edits;
+    and why other methods of the family are none.
 
     Raises ConfigError for a name that there is not, with the nearest, and for a method or a family that is no
     way of fitting.
@@ -98,21 +138,22 @@ def chosen(methods: Sequence[str] | None, family: str | None) -> list[Way]:
                 f"there is no family {family!r}{did_you_mean(family, FAMILIES)}; "
                 f"the families are {listed(FAMILIES, 99)}"
             )
-        named = [card.name for card in cards if card.family == (family or "edits")]
-        ways = [way for name in ["frozen", "full", *named] if (way := way_of(name)) is not None]
-        if family is not None and len(ways) == 2:
+        mine = [card for card in cards if card.family == (family or "edits")]
+        found = {card.name: way_of(card.name) for card in mine}
+        ways = [way for way in (way_of("frozen"), way_of("full"), *found.values()) if way is not None]
+        if len(ways) == 2:
             raise ConfigError(f"no method of the family {family} is a way of fitting a suite")
-        return ways
+        return ways, {card.name: why_no_way(card) for card in mine if found[card.name] is None}
     known = [*TUNES, *(card.name for card in cards)]
     ways = []
     for name in dict.fromkeys(["frozen", *methods]):
         if name not in known:
             raise ConfigError(f"no method is called {name!r}{did_you_mean(name, known)}")
-        found = way_of(name)
-        if found is None:
-            raise ConfigError(f"{name} is no way of fitting a suite: see `taskheads methods show {name}`")
-        ways.append(found)
-    return ways
+        way = way_of(name)
+        if way is None:
+            raise ConfigError(f"{name} is no way of fitting a suite: {why_no_way(find(name))}")
+        ways.append(way)
+    return ways, {}
 
 
 def distinct(ways: Iterable[Way], suite: Suite) -> tuple[list[Way], dict[str, str]]:
@@ -121,7 +162,7 @@ def distinct(ways: Iterable[Way], suite: Suite) -> tuple[list[Way], dict[str, st
     same: dict[str, str] = {}
     for way in ways:
         recipe = Recipe.of(suite.training, **way.training).model_dump()
-        first = found.setdefault(repr((recipe, way.options)), way)
+        first = found.setdefault(repr((recipe, way.options, way.method if way.merges else "")), way)
         if first is not way:
             same[way.method] = f"trains the very same as {first.method}"
     return list(found.values()), same
@@ -129,8 +170,10 @@ def distinct(ways: Iterable[Way], suite: Suite) -> tuple[list[Way], dict[str, st
 
 def unfit(way: Way, suite: Suite, backbone: Backbone) -> str | None:
     """Why a way cannot be taken for this suite on this backbone, in a sentence; None where it can."""
-    applied = way.applied(suite)
     try:
+        if way.merges:
+            return _unmerged(way, suite)
+        applied = way.applied(suite)
         recipe = Recipe.of(applied.training)
         asked = asked_edits(applied, recipe.tune)
         edits_for(backbone, asked)
@@ -142,9 +185,18 @@ def unfit(way: Way, suite: Suite, backbone: Backbone) -> str | None:
     return None
 
 
+def _unmerged(way: Way, suite: Suite) -> str | None:
+    if len(suite.tasks) < 2:
+        return f"{way.method} makes one model of several, each of a task, and there is one task"
+    way.plan([Path(name) for name in suite.tasks], Path("base")).check(data=True)
+    return None
+
+
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, list | tuple):
+        if len(value) > 1 and all(isinstance(each, list | tuple) and len(each) == 1 for each in value):
+            return "apart"
         return "|".join("+".join(each) if isinstance(each, list | tuple) else str(each) for each in value)
     return str(value)

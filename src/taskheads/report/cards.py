@@ -34,12 +34,13 @@ def brief(summary: str) -> str:
     return found[0] if found else summary
 
 
-def method_card(card: Card, told: Described) -> Group:
-    """All that is known of one method."""
+def method_card(card: Card, told: Described, measured: str | None = None) -> Group:
+    """All that is known of one method; `measured` are its figures in a sentence."""
     parameters = ", ".join(f"{name}={default}" for name, default in told.parameters.items())
     facts = [
         ("paper", card.paper),
         ("for", ", ".join(card.applies_to)),
+        ("needs", card.needs),
         ("use it", " ".join(told.use)),
         ("not", " ".join(told.avoid)),
         ("set", parameters or "nothing"),
@@ -47,11 +48,12 @@ def method_card(card: Card, told: Described) -> Group:
         ("code", card.where),
         *_named("example", told.example.splitlines()),
         *_named("evidence", card.evidence or ("no test is recorded",)),
+        ("measured", measured or ""),
     ]
     return Group(
         Text.assemble((card.name, "bold"), f"  {card.family}"),
         Padding(Text(told.mechanism), (0, 0, 1, 2)),
-        named_lines([fact for fact in facts if any(fact)]),
+        named_lines([fact for fact in facts if fact[1]]),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Group
 from rich.text import Text
 
+from taskheads.compare.front import idle
 from taskheads.report.kept import size
 from taskheads.report.page.numbers import duration, signed
 from taskheads.report.scores import number
@@ -17,9 +18,12 @@ Way = Mapping[str, Any]
 
 
 def compared_table(found: Mapping[str, Any]) -> Group:
-    """A line for each way of `taskheads.compare.front`'s JSON: those judged on test, then those that ended
-    on fewer rows, with their dev scores there; below, why others are missing."""
-    ways = sorted(found["ways"], key=lambda way: (-way["part"], -_mean(way)))
+    """A line for each way of `comparison.json`: those judged on test, then those that ended on fewer rows,
+    with their dev scores there; below, those that left every task its frozen head, whose line is that of
+    "frozen", and why others are missing."""
+    ways = sorted(
+        (way for way in found["ways"] if not idle(way)), key=lambda way: (-way["part"], -_mean(way))
+    )
     best, on_front = found["recommended"], set(found["front"])
     marks = {way["key"]: " *" if way["key"] == best else "" for way in ways}
     table = FittedTable(
@@ -42,8 +46,20 @@ def compared_table(found: Mapping[str, Any]) -> Group:
             Column("front", ["yes" if way["key"] in on_front else "" for way in ways], spare=1),
         ]
     )
-    why = [Text(f"{name}: {reason}") for name, reason in found["left_out"].items()]
-    return Group(table, *([Text("\nLeft out:"), *why] if why else []))
+    same = [way["name"] for way in found["ways"] if idle(way)]
+    kept = [Text(f"\nBetter than the frozen head for no task on dev: {', '.join(same)}")] if same else []
+    return Group(table, *kept, *_left_out(found["left_out"]))
+
+
+def _left_out(reasons: Mapping[str, str]) -> Iterator[Text]:
+    """Reasons, and the names of all that they are true of."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    if names:
+        yield Text("\nLeft out:")
+    for reason, mine in names.items():
+        yield Text(f"{', '.join(mine)}: {reason}")
 
 
 def _mean(way: Way) -> float:

@@ -98,7 +98,7 @@ def _example(card: Card) -> str:
     from taskheads.compare.ways import way_of
 
     way = way_of(card.name)
-    if way is None:
+    if way is None or way.merges:
         module, _, name = card.where.partition(":")
         return f"from {module} import {name}"
     if way.training == {"tune": card.name}:

@@ -13,7 +13,7 @@ import pytest
 from taskheads.errors import TrainingError
 from taskheads.training.joint import checkpoints
 from taskheads.training.joint.checkpoints import Checkpoint
-from taskheads.training.joint.loop import _TIMED, Run
+from taskheads.training.joint.loop import FEWEST_STEPS, Run
 from taskheads.training.joint.resuming import ctrl_c_noted
 from tests.training.joint.planted import numbers, run_of
 
@@ -156,10 +156,10 @@ def test_a_run_resumed_at_the_step_that_is_timed_goes_on(tmp_path: Path) -> None
     said = {"steps": None, "minutes": 1000.0, "epochs": 3.0}
 
     def stop(course: Any) -> None:
-        if course.step == _TIMED - 1:
+        if course.step == FEWEST_STEPS - 1:
             raise KeyboardInterrupt
 
     with pytest.raises(TrainingError, match="--resume"):
         run_of(said, folder=tmp_path, watch=stop).train()
     course = run_of(said, folder=tmp_path).train()
-    assert course.step == course.planned > _TIMED
+    assert course.step == course.planned > FEWEST_STEPS

@@ -22,7 +22,13 @@ class Film(nn.Module):
         return x * self.scale + self.shift
 
 
-@method("dept_decoupled_prompt_tuning", family="edits", paper="arXiv:2309.07439", applies_to=("classify",))
+@method(
+    "dept_decoupled_prompt_tuning",
+    family="edits",
+    paper="arXiv:2309.07439",
+    applies_to=("classify",),
+    needs="a model of two towers, one of images and one of texts",
+)
 class DecoupledPromptTuning(nn.Module):
     """DePT: beside the match of image and class text, a second head learns what tells the base classes apart
     in a space of its own, so that prompts need not put it into the features that new classes share.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from taskheads.compare.front import idle
 from taskheads.report.page.numbers import decimal, duration
 from taskheads.report.page.svg import Axis, element, line, polyline, text
 
@@ -63,8 +64,10 @@ def tradeoff(found: Mapping[str, Any]) -> str:
     """An SVG file of a comparison's JSON: the mean score against trained parameters, and against seconds.
 
     Full points are scores on test with their intervals; hollow ones ended earlier, and are dev scores on
-    fewer rows. The broken line is the front of the full ones.
+    fewer rows. The broken line is the front of the full ones. Ways that left every task its frozen head have
+    no point: it would be that of "frozen".
     """
+    found = {**found, "ways": [way for way in found["ways"] if not idle(way)]}
     ways = found["ways"]
     panels = [
         ("parameters", "trained parameters beside the heads", _count),
@@ -97,7 +100,7 @@ def _legend(x: float, y: float) -> Iterator[Markup]:
     for class_, words in parts:
         yield element("circle", cx=x + 5, cy=y - 4, r=4.5, class_=class_)
         yield text(x + 15, y, words, "note")
-        x += 15 + 6.0 * len(words) + 18
+        x += 15 + 5.4 * len(words) + 34
     yield line(x, y - 4, x + 22, y - 4, "front")
     yield text(x + 28, y, "nothing cheaper is better", "note")
 

@@ -32,8 +32,9 @@ from taskheads.training.joint.units import uninformed_loss
 from taskheads.training.joint.watching import on_dev
 from taskheads.training.joint.workers import Workers
 
-# Steps whose time says how many fit into the minutes given; the first one is slower and does not count.
-_TIMED = 6
+# The fewest steps of a run that minutes end: their time says how many fit; the first one is slower and does
+# not count.
+FEWEST_STEPS = 6
 # Of the minutes, what dev takes.
 _FOR_STEPS = 0.8
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -265,13 +266,13 @@ class Run:
 
     def _replan(self, timed: list[float]) -> None:
         """Once the time of a step is known: as many steps as the minutes allow."""
-        if self.course.step != _TIMED or self.recipe.steps is not None or self.recipe.minutes is None:
+        if self.course.step != FEWEST_STEPS or self.recipe.steps is not None or self.recipe.minutes is None:
             return
         seconds = float(np.median(timed[1:] or timed))
         affordable = torch.tensor(int(60 * self.recipe.minutes * _FOR_STEPS / seconds))
         if self.workers.count > 1:  # all processes must stop together
             torch.distributed.broadcast(affordable, 0)
-        self.course.planned = max(_TIMED, min(self.course.planned, int(affordable)))
+        self.course.planned = max(FEWEST_STEPS, min(self.course.planned, int(affordable)))
 
     def _save(self) -> None:
         if self.checkpoints is None:
