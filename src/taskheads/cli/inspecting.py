@@ -32,11 +32,12 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help=f"The page.  [default: DIR/{PAGE}]")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Show which tasks use which attention heads, for what, and what each task would score with fewer.
+    """Show which tasks use which attention heads, and for what.
 
-    The importance of an attention head to a task is how much the task's loss changes with a gate on it. It
-    goes into a page for a browser, where one also sees what each attention head looks at in a few rows, and,
-    beside it, into scores.safetensors and scores.json.
+    It also says what each task would score with fewer of them. The importance of an attention head to a task
+    is how much the task's loss changes with a gate on it. It goes into a page for a browser, where one also
+    sees what each attention head looks at in a few rows, and, beside it, into scores.safetensors and
+    scores.json.
     """
     from taskheads import load
     from taskheads.attention.excerpts import excerpts
