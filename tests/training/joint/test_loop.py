@@ -152,6 +152,21 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_task(tmp_path: Pat
     assert all(torch.isfinite(each).all() for name, each in found.tensors.items() if name != "random")
 
 
+def test_weights_that_the_last_step_broke_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of({"steps": 3, "evaluations": 1})
+    step = type(run)._step
+
+    def last_breaks(self: Any) -> None:
+        step(self)
+        if self.course.step == 3:
+            with torch.no_grad():
+                next(iter(self.weights.values())).fill_(float("inf"))
+
+    monkeypatch.setattr(type(run), "_step", last_breaks)
+    with pytest.raises(TrainingError, match=r"a weight is no number \(backbone\..*\) in step 3: a lower"):
+        run.train()
+
+
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

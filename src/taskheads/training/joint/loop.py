@@ -25,7 +25,7 @@ from taskheads.training.joint.precision import precision_of
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.resuming import Course, ctrl_c_noted, own_randomness, restore, state_of
 from taskheads.training.joint.rows import TaskRows
-from taskheads.training.joint.sharding import clip_gradients, cut_up, is_cut, put_together
+from taskheads.training.joint.sharding import clip_gradients, cut_up, held, is_cut, put_together
 from taskheads.training.joint.stream import Stream
 from taskheads.training.joint.streaming import take_part
 from taskheads.training.joint.units import uninformed_loss
@@ -193,11 +193,19 @@ class Run:
     def _check(self, losses: Mapping[str, float]) -> None:
         for name, value in losses.items():
             if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss of task {name!r} became {value} in step {self.course.step + 1}: "
-                    f"a lower learning rate (now lr {self.recipe.lr:g}) may help{self._last_good}"
-                )
+                raise self._diverged(f"the loss of task {name!r} became {value}", self.course.step + 1)
             self.course.losses.setdefault(name, []).append([self.course.step + 1, round(value, 6)])
+
+    def _check_weights(self) -> None:
+        """That a step after which there may be no loss has left numbers."""
+        wrong = (name for name, each in self.weights.items() if not held(each).isfinite().all())
+        name = next(wrong, None)
+        if self.workers.any(name is not None):
+            raise self._diverged(f"a weight is no number ({name or 'another process'})", self.course.step)
+
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        rate = f"a lower learning rate (now lr {self.recipe.lr:g}) may help"
+        return TrainingError(f"{what} in step {step}: {rate}{self._last_good}")
 
     def _look_at_dev(self) -> bool:
         """At each of the recipe's evaluations: dev scores, the best weights so far, and the shares."""
@@ -205,6 +213,7 @@ class Run:
         marks = {math.ceil(course.planned * (k + 1) / recipe.evaluations) for k in range(recipe.evaluations)}
         if course.step not in marks:
             return False
+        self._check_weights()
         self.backbone.train(False)
         with self._averaged():
             now = self.workers.agreed(on_dev(self.backbone, self.heads, self.dev))
