@@ -150,7 +150,7 @@ def add(
         whose suite entry says `edit` has that edit tried. training: how, over what the source says.
 
     Returns the names of the new tasks. Raises ConfigError when the model has one of that name already, and
-    for a way of tuning that changes the backbone.
+    for a way of tuning that changes the backbone or cuts it up.
     """
     suite = _suite(source, None, model.card["seed"])
     for name in suite.tasks:
@@ -161,6 +161,8 @@ def add(
     asked = asked_edits(suite, tune)
     edits_for(model.backbone, asked)
     recipe = Recipe.of(suite.training, **Recipe.of(training).model_dump(exclude_unset=True))
+    if asked:
+        check_shard(recipe, model.backbone, asked, Workers.here())
     solved = solve(model.backbone, suite, seed=model.card["seed"], cache=cache, progress=progress)
     solved.put_into(model)
     if not isinstance(source, Suite):

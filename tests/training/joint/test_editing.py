@@ -95,6 +95,14 @@ def test_adding_a_task_with_an_edit_changes_no_bit_of_the_others() -> None:
     assert model.card["tasks"]["names"]["tried"].keys() == {"frozen", "ia3"}
 
 
+def test_what_adding_cannot_do_leaves_the_model_as_it_was() -> None:
+    model = fit(suite("topic"), "frozen")
+    for tune, training, why in (("full", {}, "only fit can"), ("ia3", {"shard": True}, "this is one")):
+        with pytest.raises(ConfigError, match=why):
+            th.add(model, suite("names"), tune=tune, training=QUICK | training)
+    assert set(model.heads) == {"topic"}
+
+
 def test_each_task_may_ask_for_its_own() -> None:
     model = fit(suite("topic", "size", "names", topic=("ia3", {}), size=("lora", {"rank": 2})), "lora")
     tried = {name: set(card["tried"]) for name, card in model.card["tasks"].items()}
