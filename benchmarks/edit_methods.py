@@ -65,10 +65,14 @@ def one(method: str, limit: int | None, steps: int) -> Figures:
         stages = [each for each in model.report["stages"] if each["name"].startswith(method)]
         tasks = model.report["tasks"]
         return {
-            "score": {name: tasks[name]["scores"][method]["value"] for name in NAMES},
+            "score": {
+                name: tasks[name]["scores"][method]["value"]
+                for name in NAMES
+                if method in tasks[name]["scores"]
+            },
             "frozen": {name: tasks[name]["scores"]["frozen"]["value"] for name in NAMES},
             "kept": [name for name in NAMES if tasks[name]["kept"] == method],
-            **model.card["tasks"][NAMES[0]]["edits"][method],
+            **next(card["edits"][method] for card in model.card["tasks"].values() if card.get("edits")),
             "processor_seconds": seconds,
             "peak_bytes": max(stage["peak_bytes"] for stage in stages),
         }
@@ -90,8 +94,9 @@ def picture(found: Mapping[str, Figures]) -> str:
 
 def panel(found: Mapping[str, Figures], name: str, left: int, top: int, width: int, height: int) -> str:
     sizes = [math.log10(max(1, each["parameters"])) for each in found.values()]
-    scores = [each["score"][name] for each in found.values()]
     base = next(iter(found.values()))["frozen"][name]
+    found = {method: each for method, each in found.items() if name in each["score"]}
+    scores = [each["score"][name] for each in found.values()]
     low, high = min([*scores, base]) - 0.01, max([*scores, base]) + 0.01
     first, last = min(sizes) - 0.2, max(sizes) + 0.5
 
@@ -121,7 +126,7 @@ def panel(found: Mapping[str, Figures], name: str, left: int, top: int, width: i
 def table(found: Mapping[str, Figures]) -> list[list[str]]:
     rows = []
     for method, each in sorted(found.items(), key=lambda item: -sum(item[1]["score"].values())):
-        scores = [f"{100 * each['score'][name]:.1f}" for name in NAMES]
+        scores = [f"{100 * each['score'][name]:.1f}" if name in each["score"] else "-" for name in NAMES]
         rows.append(
             [
                 method,

@@ -45,7 +45,8 @@ class Measured:
         )
 
     def table(self, names: Iterable[str]) -> list[str]:
-        """A Markdown table of the methods among these, the best mean first; empty where there are none."""
+        """A Markdown table of the methods among these, the best sum of scores first; empty where there are
+        none. A method has no score of a task that it does not apply to."""
         mine = {name: self.methods[name] for name in names if name in self.methods}
         if not mine:
             return []
@@ -55,7 +56,7 @@ class Measured:
         lines += [_row(["test score", *columns]), _row(["---", *(["---:"] * len(columns))])]
         lines.append(_row(["frozen", *map(_percent, self.frozen.values()), "0", "", "", ""]))
         for name, each in best:
-            scores = [_percent(each["score"][task]) for task in self.frozen]
+            scores = [_percent(each["score"][task]) if task in each["score"] else "" for task in self.frozen]
             costs = [f"{each['parameters']:,}", size(each["bytes"])]
             costs += [f"{each['processor_seconds']:,.0f}", size(each["peak_bytes"])]
             lines.append(_row([f"[{name}](#{name})", *scores, *costs]))
