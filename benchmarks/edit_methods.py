@@ -93,9 +93,9 @@ def picture(found: Mapping[str, Figures]) -> str:
 
 
 def panel(found: Mapping[str, Figures], name: str, left: int, top: int, width: int, height: int) -> str:
-    sizes = [math.log10(max(1, each["parameters"])) for each in found.values()]
     base = next(iter(found.values()))["frozen"][name]
     found = {method: each for method, each in found.items() if name in each["score"]}
+    sizes = [math.log10(max(1, each["parameters"])) for each in found.values()]
     scores = [each["score"][name] for each in found.values()]
     low, high = min([*scores, base]) - 0.01, max([*scores, base]) + 0.01
     first, last = min(sizes) - 0.2, max(sizes) + 0.5

@@ -24,7 +24,7 @@ PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 PLAIN_PENALTY = 1e-4
 # Principal axes that a head without a closed form is solved in. On the data sets of `benchmarks/quality.py`
 # scores do not rise beyond this number.
-AXES = 384
+AXES = 512
 # Steps from zero after which a solution of largest likelihood is nearly as good as it will be. The curvature
 # p (1 - p) is about a tenth of that of squares, and so is the penalty that shrinks as much; below `LEAST` it
 # is the steps that end too soon.
