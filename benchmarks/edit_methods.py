@@ -79,26 +79,41 @@ def one(method: str, limit: int | None, steps: int) -> Figures:
 
 
 def picture(found: Mapping[str, Figures]) -> str:
-    """Score against trained parameters, a panel for each task, as SVG."""
-    width, height, gap = 420, 300, 50
-    panels = [
-        panel(found, name, gap + at * (width + gap), gap, width, height) for at, name in enumerate(NAMES)
+    """Score against trained parameters, a panel for each task, and what the numbers stand for, as SVG."""
+    width, height, gap, names = 400, 440, 56, 210
+    numbers = {method: number for number, method in enumerate(found, 1)}
+    parts = [
+        panel(found, numbers, name, gap + at * (width + gap), gap, width, height)
+        for at, name in enumerate(NAMES)
     ]
-    whole = len(NAMES) * (width + gap) + gap, height + 2 * gap
+    left, line = gap + len(NAMES) * (width + gap) - gap // 2, height / len(numbers)
+    for method, number in numbers.items():
+        at = gap + line * (number - 0.3)
+        parts.append(f'<text x="{left + 16}" y="{at:.1f}" text-anchor="end">{number}</text>')
+        parts.append(f'<text x="{left + 22}" y="{at:.1f}">{method}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole[0]} {whole[1]}" '
-        f'font-family="sans-serif" font-size="10"><rect width="100%" height="100%" fill="white"/>'
-        f"{''.join(panels)}</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + names} {height + 2 * gap}" '
+        f'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>'
+        f"{''.join(parts)}</svg>\n"
     )
 
 
-def panel(found: Mapping[str, Figures], name: str, left: int, top: int, width: int, height: int) -> str:
+def panel(
+    found: Mapping[str, Figures],
+    numbers: Mapping[str, int],
+    name: str,
+    left: int,
+    top: int,
+    width: int,
+    height: int,
+) -> str:
+    """One task: a point for each method that it can have, and its number where there is room for it."""
     base = next(iter(found.values()))["frozen"][name]
     found = {method: each for method, each in found.items() if name in each["score"]}
     sizes = [math.log10(max(1, each["parameters"])) for each in found.values()]
     scores = [each["score"][name] for each in found.values()]
     low, high = min([*scores, base]) - 0.01, max([*scores, base]) + 0.01
-    first, last = min(sizes) - 0.2, max(sizes) + 0.5
+    first, last = min(sizes) - 0.3, max(sizes) + 0.6
 
     def x(size: float) -> float:
         return left + width * (size - first) / (last - first)
@@ -110,17 +125,41 @@ def panel(found: Mapping[str, Figures], name: str, left: int, top: int, width: i
     parts.append(f'<text x="{left}" y="{top - 8}" font-size="13">{name}</text>')
     parts.append(
         f'<line x1="{left}" x2="{left + width}" y1="{y(base):.1f}" y2="{y(base):.1f}" stroke="#bbb"/>'
-        f'<text x="{left + 4}" y="{y(base) - 3:.1f}" fill="#777">frozen {base:.3f}</text>'
+        f'<text x="{left + 4}" y="{y(base) - 4:.1f}" fill="#777">frozen {base:.3f}</text>'
     )
     for power in range(math.ceil(first), math.floor(last) + 1):
-        parts.append(f'<text x="{x(power):.1f}" y="{top + height + 14}" fill="#555">10^{power}</text>')
+        shown, at = "none" if power == 0 else f"{10**power:,}", f'x="{x(power):.1f}" y="{top + height + 16}"'
+        parts.append(f'<text {at} fill="#555" text-anchor="middle">{shown}</text>')
+    at = f'x="{left + width / 2}" y="{top + height + 36}"'
+    parts.append(f'<text {at} fill="#555" text-anchor="middle">trained parameters a task</text>')
     for score in (low + (high - low) * part for part in (0.05, 0.5, 0.95)):
-        parts.append(f'<text x="{left - 34}" y="{y(score):.1f}" fill="#555">{score:.3f}</text>')
-    for (method, each), size in zip(found.items(), sizes, strict=True):
-        at = x(size), y(each["score"][name])
-        parts.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3" fill="#1f6feb"/>')
-        parts.append(f'<text x="{at[0] + 5:.1f}" y="{at[1] + 3:.1f}">{method}</text>')
+        parts.append(
+            f'<text x="{left - 4}" y="{y(score) + 4:.1f}" fill="#555" text-anchor="end">{score:.3f}</text>'
+        )
+    points = {method: (x(size), y(score)) for (method, size, score) in zip(found, sizes, scores, strict=True)}
+    taken = list(points.values())
+    for method, (across, down) in points.items():
+        parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3" fill="#1f6feb"/>')
+        place = free(across, down, taken)
+        taken.append(place)
+        parts.append(
+            f'<text x="{place[0]:.1f}" y="{place[1] + 4:.1f}" text-anchor="middle">{numbers[method]}</text>'
+        )
     return "".join(parts)
+
+
+def free(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The nearest place for a number about a point that is clear of what is taken."""
+    turns = [2 * math.pi * turn / 16 for turn in range(16)]
+    places = [
+        (x + far * math.cos(turn), y + far * math.sin(turn)) for far in range(10, 60, 4) for turn in turns
+    ]
+    clear = (
+        place
+        for place in places
+        if all(abs(place[0] - each[0]) > 13 or abs(place[1] - each[1]) > 10 for each in taken)
+    )
+    return next(clear, places[0])
 
 
 def table(found: Mapping[str, Figures]) -> list[list[str]]:
