@@ -6,14 +6,18 @@ from itertools import combinations
 from typing import Any
 from xml.etree import ElementTree
 
-import edit_methods
+import pytest
 
 
-def figures(parameters: int, **score: float) -> dict[str, Any]:
-    return {"score": score, "frozen": dict.fromkeys(edit_methods.NAMES, 0.5), "parameters": parameters}
+@pytest.fixture
+def edit_methods(script: Any) -> Any:
+    return script("edit_methods")
 
 
-def test_a_method_has_a_point_in_the_panel_of_each_task_that_it_can_have() -> None:
+def test_a_method_has_a_point_in_the_panel_of_each_task_that_it_can_have(edit_methods: Any) -> None:
+    def figures(parameters: int, **score: float) -> dict[str, Any]:
+        return {"score": score, "frozen": dict.fromkeys(edit_methods.NAMES, 0.5), "parameters": parameters}
+
     found = {
         "lora": figures(1000, clinc150=0.6, trec_fine=0.7, wnut17=0.4),
         "ptec": figures(0, clinc150=0.6, trec_fine=0.5),
@@ -26,7 +30,7 @@ def test_a_method_has_a_point_in_the_panel_of_each_task_that_it_can_have() -> No
     assert {"lora", "ptec", *edit_methods.NAMES} <= set(words)
 
 
-def test_numbers_of_points_at_one_place_are_apart() -> None:
+def test_numbers_of_points_at_one_place_are_apart(edit_methods: Any) -> None:
     taken = [(100.0, 100.0)] * 4
     for _ in range(4):
         taken.append(edit_methods.free(100.0, 100.0, taken))
