@@ -62,6 +62,8 @@ def tiny_head(name: str, backbone: Backbone) -> Head:
     draw = torch.Generator().manual_seed(sum(map(ord, name)))
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, generator=draw)
+    if kind == "ordinal":  # as fitted ones are: of others some level's probability is negative
+        head.thresholds.data = head.thresholds.data.sort().values  # type: ignore[union-attr, operator]
     return head.eval()
 
 
