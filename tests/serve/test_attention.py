@@ -11,9 +11,9 @@ import torch
 
 from taskheads.attention.heads import AttentionHeads
 from taskheads.attention.scores import HeadScores
-from taskheads.cli.inspecting import SCORES
+from taskheads.cli import inspecting
 from taskheads.model.model import Model
-from taskheads.serve.changing import INSPECTED
+from taskheads.serve import changing
 from tests.model.test_prediction import close
 from tests.serve.conftest import TASKS, Served, serving
 
@@ -164,4 +164,4 @@ def test_a_task_that_changed_keeps_its_leaning_alone(folder: Path, model: Model,
 
 
 def test_it_reads_what_the_command_leaves() -> None:
-    assert INSPECTED == SCORES
+    assert changing.SCORES == inspecting.SCORES == "scores.safetensors"

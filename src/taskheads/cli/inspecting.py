@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from taskheads.attention import SCORES
 from taskheads.cli.arguments import Folder, NoCache, Quiet
 from taskheads.errors import ConfigError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from taskheads.training.joint.rows import TaskRows
 
 PAGE = "inspect.html"
-SCORES = "scores.safetensors"
 
 Data = Annotated[str | None, typer.Option(metavar="SUITE", help="Other data than the model was fitted on.")]
 Count = Annotated[int, typer.Option(min=2, help="Dev rows of each task, at most.")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from taskheads.attention import SCORES
 from taskheads.edits.edit import Edit
 from taskheads.edits.files.shelf import load_edit
 from taskheads.errors import ConfigError
@@ -18,9 +19,6 @@ from taskheads.serve.collection import Collection
 from taskheads.serve.dressing import out_of_scope_label
 from taskheads.serve.settings import Settings
 from taskheads.serve.versions import ByHead, Version, by_head, identity
-
-# What `taskheads inspect` calls its scores.
-INSPECTED = "scores.safetensors"
 
 
 def load_version(name: str, folder: Path, settings: Settings) -> Version:
@@ -110,7 +108,7 @@ def _changed(
 
 def _importance(model: Model, folder: Path) -> dict[str, ByHead] | None:
     """What `taskheads inspect` has left in the folder, if that is of this backbone."""
-    path = folder / INSPECTED
+    path = folder / SCORES
     if not path.is_file():
         return None
     from taskheads.attention.scores import HeadScores

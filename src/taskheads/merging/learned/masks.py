@@ -100,23 +100,31 @@ class ConcreteMerging:
     def fit(self, losses: Sequence[Loss], *, steps: int = 100, rate: float = 1e-1) -> list[float]:
         """Learn the mask by Adam on the sum of the losses; its value at each step. A mask is drawn anew at
         each; the network is left with the merged parameters."""
-        course = []
-        optimiser = torch.optim.Adam(self.numbers(), lr=rate)
-        self._draws(True)
-        for _ in range(steps):
-            optimiser.zero_grad()
-            course.append(self.learned.backward(*losses))
-            optimiser.step()
-            self._next()
-        self._draws(False)
-        self.learned.write()
-        return course
+        return self._learn([(torch.optim.Adam(self.numbers(), lr=rate), losses)], steps)
 
     @torch.no_grad()
     def merged(self) -> dict[str, torch.Tensor]:
         """The merged parameters with the mask of zeros and ones, in the base's types."""
         self._draws(False)
         return {name: self.compose(name).to(self.base[name].dtype) for name in self.names}
+
+    def _learn(
+        self, turns: Sequence[tuple[torch.optim.Optimizer, Sequence[Loss]]], steps: int
+    ) -> list[float]:
+        """In each step every optimiser in its turn, on the sum of its losses; the last one's sum at each."""
+        course = []
+        self._draws(True)
+        for _ in range(steps):
+            for optimiser, losses in turns:
+                for each, _ in turns:
+                    each.zero_grad()
+                total = self.learned.backward(*losses)
+                optimiser.step()
+                self._next()
+            course.append(total)
+        self._draws(False)
+        self.learned.write()
+        return course
 
     def _masks(self) -> list[MaskLogits]:
         return [self.mask]
@@ -220,19 +228,7 @@ class DefenseAwareMerging(ConcreteMerging):
             return self.fit(losses, steps=steps, rate=rate)
         shared = torch.optim.Adam(self.numbers(), lr=rate)
         marked = torch.optim.Adam(list(self.marks.logits.values()), lr=rate)
-        course = []
-        self._draws(True)
-        for _ in range(steps):
-            for optimiser, of in ((shared, losses), (marked, [*losses, *safety])):
-                shared.zero_grad()
-                marked.zero_grad()
-                total = self.learned.backward(*of)
-                optimiser.step()
-                self._next()
-            course.append(total)
-        self._draws(False)
-        self.learned.write()
-        return course
+        return self._learn([(shared, losses), (marked, [*losses, *safety])], steps)
 
     def _masks(self) -> list[MaskLogits]:
         return [self.mask] if self.marks is None else [self.mask, self.marks]

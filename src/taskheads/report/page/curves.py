@@ -11,8 +11,9 @@ from markupsafe import Markup
 from taskheads.report.page.numbers import decimal, known, short
 from taskheads.report.page.svg import Axis, element, line, picture, polyline, text
 
-_WIDTH, _HEIGHT = 260, 132
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 250, 10, 104
+# Of every small chart; where its lines end on the right is its own.
+WIDTH, HEIGHT, LEFT, BOTTOM = 260, 132, 44, 104
+_RIGHT, _TOP = 250, 10
 # More points than a small chart has pixels for are averaged.
 _POINTS = 120
 
@@ -43,19 +44,12 @@ def chart(name: str, points: Sequence[Point], reference: float | None = None) ->
     shown = thinned(points)
     values = [value for _, value in shown] + ([] if reference is None else [reference])
     low, high = min(values), max(values)
-    margin = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
-    across = Axis(shown[0][0], shown[-1][0], _LEFT, _RIGHT)
-    up = Axis(low - margin, high + margin, _BOTTOM, _TOP)
-    parts: list[Markup] = []
-    for value in up.ticks(3):
-        parts += [
-            line(_LEFT, up(value), _RIGHT, up(value), "grid"),
-            text(_LEFT - 6, up(value) + 4, short(value), "tick", "end"),
-        ]
+    across = Axis(shown[0][0], shown[-1][0], LEFT, _RIGHT)
+    up, parts = upwards(low, high, _RIGHT)
     for step in across.ticks(3):
-        parts.append(text(across(step), _BOTTOM + 18, short(step), "tick", "middle"))
+        parts.append(text(across(step), BOTTOM + 18, short(step), "tick", "middle"))
     if reference is not None:
-        level = line(_LEFT, up(reference), _RIGHT, up(reference), "reference")
+        level = line(LEFT, up(reference), _RIGHT, up(reference), "reference")
         parts.append(element("g", element("title", f"frozen head: {decimal(reference)}"), level))
     drawn = [(across(step), up(value)) for step, value in shown]
     if len(drawn) > 1:
@@ -73,7 +67,20 @@ def chart(name: str, points: Sequence[Point], reference: float | None = None) ->
             for (x, y), (step, value) in zip(drawn, shown, strict=True)
         ]
     label = f"{name}: from {short(points[0][1])} to {short(points[-1][1])} at step {short(points[-1][0])}"
-    return picture(_WIDTH, _HEIGHT, *parts, label=label, class_="small")
+    return picture(WIDTH, HEIGHT, *parts, label=label, class_="small")
+
+
+def upwards(low: float, high: float, right: float) -> tuple[Axis, list[Markup]]:
+    """The vertical axis of a small chart that is `right` wide, some room about its values, and its lines."""
+    margin = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
+    up = Axis(low - margin, high + margin, BOTTOM, _TOP)
+    parts: list[Markup] = []
+    for value in up.ticks(3):
+        parts += [
+            line(LEFT, up(value), right, up(value), "grid"),
+            text(LEFT - 6, up(value) + 4, short(value), "tick", "end"),
+        ]
+    return up, parts
 
 
 def points_of(found: Any) -> list[Point]:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from taskheads.attention.levels import Level
-from taskheads.report.page.curves import Chart
-from taskheads.report.page.numbers import decimal, short
-from taskheads.report.page.svg import Axis, element, line, picture, polyline, text
+from taskheads.report.page.curves import BOTTOM, HEIGHT, LEFT, WIDTH, Chart, upwards
+from taskheads.report.page.numbers import decimal
+from taskheads.report.page.svg import Axis, element, picture, polyline, text
 
-_WIDTH, _HEIGHT = 260, 132
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 246, 10, 104
+_RIGHT = 246  # half of the last share's label fits
 
 
 def level_charts(levels: Sequence[Level]) -> list[Chart]:
@@ -24,18 +23,9 @@ def level_charts(levels: Sequence[Level]) -> list[Chart]:
 def _chart(task: str, levels: Sequence[Level]) -> Markup:
     found = [(100 * level.keep, level.left, level.scores[task]) for level in levels]
     low, high = min(each.low for *_, each in found), max(each.high for *_, each in found)
-    margin = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
-    along = Axis(found[0][0], found[-1][0], _LEFT, _RIGHT)
-    up = Axis(low - margin, high + margin, _BOTTOM, _TOP)
-    parts: list[Markup] = []
-    for value in up.ticks(3):
-        parts += [
-            line(_LEFT, up(value), _RIGHT, up(value), "grid"),
-            text(_LEFT - 6, up(value) + 4, short(value), "tick", "end"),
-        ]
-    parts += [
-        text(along(share), _BOTTOM + 18, f"{share:.0f} %", "tick", "middle") for share, *_ in found[::2]
-    ]
+    along = Axis(found[0][0], found[-1][0], LEFT, _RIGHT)
+    up, parts = upwards(low, high, _RIGHT)
+    parts += [text(along(share), BOTTOM + 18, f"{share:.0f} %", "tick", "middle") for share, *_ in found[::2]]
     band = [(along(share), up(score.high)) for share, _, score in found]
     band += [(along(share), up(score.low)) for share, _, score in reversed(found)]
     parts += [
@@ -59,4 +49,4 @@ def _chart(task: str, levels: Sequence[Level]) -> Markup:
         f"{task}: {first[2].metric} from {decimal(first[2].value)} with {first[0]:.0f} % of the attention "
         f"heads to {decimal(last[2].value)} with {last[0]:.0f} %"
     )
-    return picture(_WIDTH, _HEIGHT, *parts, label=label, class_="small")
+    return picture(WIDTH, HEIGHT, *parts, label=label, class_="small")
