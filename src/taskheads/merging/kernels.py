@@ -43,6 +43,15 @@ def widen(raw: Any, found: Any) -> None:
 
 
 @_compiled
+def finite(raw: Any) -> Any:
+    """Whether no exponent of these bits of bfloat16 is the one of infinity and of what is no number."""
+    largest = np.uint16(0)
+    for i in range(raw.size):
+        largest = max(largest, np.uint16(raw[i] & np.uint16(0x7FFF)))
+    return largest < np.uint16(0x7F80)
+
+
+@_compiled
 def _narrow_normal(values: Any, found: Any) -> Any:
     """Round each number to the 8 binary digits of a bfloat16, and write it. Whether one is beyond that:
     smaller than what has so many, or no number at all."""
