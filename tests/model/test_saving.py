@@ -169,6 +169,7 @@ def test_new_and_empty_folders_are_filled(name: str, tmp_path: Path, monkeypatch
     tiny_model(NAMES).save(target)
     assert list(Model.load(target).tasks) == list(NAMES)
     assert target.stat().st_mode & 0o777 == 0o755
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in target.rglob("*"))
     assert not list(tmp_path.rglob("*.partial"))
 
 

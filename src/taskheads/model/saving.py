@@ -42,6 +42,7 @@ from taskheads.tasks.task import Task
 SCHEMA = 1
 MANIFEST = "taskheads.json"
 _HASH = "HASH"
+_MODE = 0o644  # of files: safetensors' own can be read by nobody but their owner, a server is often another
 _AGAIN = "fit the model again, or copy the folder again from where it is whole"
 
 
@@ -212,7 +213,9 @@ def _backbone_in(folder: Path, backbone: Backbone) -> tuple[str, dict[str, Any]]
         raise
     except Exception as error:  # so tokenizers reports a full disk
         raise OSError(str(error)) from error
-    written = (path for path in sorted(to.rglob("*")) if path.is_file())
+    written = [path for path in sorted(to.rglob("*")) if path.is_file()]
+    for path in written:
+        path.chmod(_MODE)
     return to.name, {path.relative_to(folder).as_posix(): _facts(path) for path in written}
 
 
@@ -238,6 +241,7 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> Path:
     try:
         write(temporary)
         path = path.with_name(path.name.replace(_HASH, _facts(temporary)["sha256"][:12]))
+        temporary.chmod(_MODE)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
