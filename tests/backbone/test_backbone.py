@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, T5EncoderModel, T5Model
 
-from taskheads.backbone.backbone import Backbone, _source
+from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.features import extract
+from taskheads.backbone.pretrained import source_of
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.backbone.reads import Read
 from taskheads.backbone.tokens import Tokens
@@ -142,8 +143,8 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
 def test_the_fingerprint_tells_backbones_apart(minilm: Backbone) -> None:
     def fresh(**how: object) -> Backbone:
-        model = AutoModel.from_pretrained(_source("minilm"))
-        return Backbone(model, AutoTokenizer.from_pretrained(_source("minilm")), **how)  # type: ignore[arg-type]
+        model = AutoModel.from_pretrained(source_of("minilm"))
+        return Backbone(model, AutoTokenizer.from_pretrained(source_of("minilm")), **how)  # type: ignore[arg-type]
 
     same = fresh(name="under another name")
     assert same.fingerprint == minilm.fingerprint

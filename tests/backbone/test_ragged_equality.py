@@ -84,10 +84,10 @@ def test_an_architecture_that_cannot_be_ragged_says_so_and_runs_padded(
 def test_minilm_equals_the_plain_model(minilm: Backbone) -> None:
     from transformers import AutoModel, AutoTokenizer
 
-    from taskheads.backbone.backbone import _source
+    from taskheads.backbone.pretrained import source_of
 
-    plain = AutoModel.from_pretrained(_source("minilm")).eval()
-    tokenizer = AutoTokenizer.from_pretrained(_source("minilm"))
+    plain = AutoModel.from_pretrained(source_of("minilm")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(source_of("minilm"))
     texts = ["A cat.", "Two dogs are running across a very green field, barking.", "", "A cat.", "naïve café"]
     batch = RaggedBatch(minilm.tokens.texts(texts))
     with torch.inference_mode():

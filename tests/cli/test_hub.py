@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from taskheads.backbone import backbone
+from taskheads.backbone import pretrained
 from taskheads.backbone.backbone import Backbone
 from taskheads.errors import BackboneError
 from tests.cli.conftest import Run, Write
@@ -57,7 +57,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone, "_PATIENCE", 0.2)
+    monkeypatch.setattr(pretrained, "_PATIENCE", 0.2)
 
 
 def test_a_misspelt_name_is_one_line(

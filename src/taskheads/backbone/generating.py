@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from taskheads.backbone.backbone import Backbone, _quiet, _source
+from taskheads.backbone import pretrained
+from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.changes import Change, Changes
-from taskheads.backbone.cutting import loaded
 from taskheads.backbone.ragged import Encoded, RaggedBatch
 from taskheads.errors import BackboneError
 
@@ -168,7 +167,7 @@ def language_model(source: str | Path | nn.Module, tokenizer: Any = None) -> tup
     BackboneError for a model that cannot be loaded, or whose choices are made in another way.
     """
     if isinstance(source, str | Path):
-        model, tokenizer = _loaded(str(source))
+        model, tokenizer = pretrained.language_model(pretrained.source_of(str(source)), str(source))
         name = str(source)
     else:
         model, name = source, type(source).__name__
@@ -184,19 +183,3 @@ def language_model(source: str | Path | nn.Module, tokenizer: Any = None) -> tup
     if not torch.equal(theirs.argmax(1), mine.argmax(1)):
         raise BackboneError(f"the language head of {name!r} is more than a map of the last hidden state")
     return backbone, head
-
-
-def _loaded(name: str) -> tuple[nn.Module, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    source = _source(name)
-    try:
-        with _quiet():
-            model, report = loaded(AutoModelForCausalLM, source, AutoConfig.from_pretrained(source))
-            tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BackboneError(f"the language model {name!r} cannot be loaded: {reason}") from error
-    if lacking := sorted(report["missing_keys"]):
-        raise BackboneError(f"the files of the language model {name!r} lack {lacking[0]!r}")
-    return model, tokenizer
