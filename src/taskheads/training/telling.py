@@ -83,7 +83,7 @@ def _ways(made: Outcome, task: str) -> dict[str, str]:
 
 
 def _curves(course: Course) -> dict[str, Any]:
-    return {"loss": course.losses, "dev": course.dev, "tokens_per_second": course.rates}
+    return {"lr": course.lr, "loss": course.losses, "dev": course.dev, "tokens_per_second": course.rates}
 
 
 def _backbones(model: Model, made: Outcome) -> dict[str, Backbone]:

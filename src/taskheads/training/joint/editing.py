@@ -93,7 +93,7 @@ def tune_edits(
         edited = Edited(backbone, edits)
         with frozen(backbone):
             about = {task: [edit.method, edit.options] for task, edit in edits.items()}
-            course = stages.train(stage, edited, heads, recipe, about)
+            course = stages.finish(stage, stages.begin(stage, recipe, edited, heads, about))
         following = _following(backbone, edits, stages.seed)
         if following is None:
             break

@@ -81,9 +81,11 @@ class Run:
         self.optimizer = optimiser(self.backbone, heads, recipe, self.joining.parameters)
         self.average = MovingAverage(self.weights.values(), recipe.average) if recipe.average else None
         self.precision, self.scaler = precision_of(recipe.precision, self.backbone.device)
-        self.course = Course(planned=recipe.planned(sum(int(each.tokens.sum()) for each in rows.values())))
+        tokens = sum(int(each.tokens.sum()) for each in rows.values())
+        self.course = Course(recipe.lr, planned=recipe.planned(tokens))
         self.best: tuple[float, dict[str, torch.Tensor]] = (-math.inf, {})
         self.stale = 0
+        self._random: torch.Tensor | None = None
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -99,12 +101,24 @@ class Run:
         Raises TrainingError when a loss is no longer finite, when a checkpoint cannot be written, and on
         Ctrl-C, once the step and its look at dev are over; on a second Ctrl-C at once.
         """
+        self.until(math.inf)
+        self._take_best()
+        if self.cut:
+            put_together(self.backbone, self.whole, self.heads.values())
+            self.backbone = self.whole
+        return self.course
+
+    def until(self, looks: float) -> None:
+        """Run until dev has been looked at so often, or to the end; `train` goes on from there, and raises
+        the same."""
         with own_randomness(self.seed), ctrl_c_noted() as stop:
-            if self.checkpoints is not None and (found := self.checkpoints.latest()) is not None:
+            if self._random is not None:
+                torch.set_rng_state(self._random)
+            elif self.checkpoints is not None and (found := self.checkpoints.latest()) is not None:
                 restore(self, found)
             timed, saved = list[float](), time.monotonic()
             try:
-                while self.course.step < self.course.planned and self.stale < self.recipe.patience:
+                while not self._over(looks):
                     looked = self._advance(timed)
                     late = time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS
                     if self.workers.any(looked or late):
@@ -119,11 +133,20 @@ class Run:
                 raise self._interrupted() from None
             finally:
                 self.backbone.train(False)
-        self._take_best()
-        if self.cut:
-            put_together(self.backbone, self.whole, self.heads.values())
-            self.backbone = self.whole
-        return self.course
+                self._random = torch.get_rng_state()
+
+    def best_of(self, looks: int) -> float:
+        """The best of the first so many looks at dev: the tasks' mean gain over their frozen heads."""
+        gains = [
+            [_gain(value, self.alone[name]) for _, value in told[:looks]]
+            for name, told in self.course.dev.items()
+        ]
+        return float(np.mean(gains, axis=0).max())
+
+    def _over(self, looks: float) -> bool:
+        course = self.course
+        looked = max((len(told) for told in course.dev.values()), default=0)
+        return looked >= looks or course.step >= course.planned or self.stale >= self.recipe.patience
 
     def _advance(self, timed: list[float]) -> bool:
         """One step, whose seconds `timed` gets, and its look at dev, if it has one. Interrupted in the middle

@@ -33,6 +33,9 @@ class Recipe(BaseModel):
     optimizer: "adamw" (Loshchilov and Hutter 2019) or "adafactor" (Shazeer and Stern 2018), which keeps less.
     lr, head_lr: highest learning rates of the backbone and of the heads, reached after the share `warmup` of
         all steps and left along `schedule`.
+    rates: in the place of lr, several of which one is chosen on dev: the shared backbone is tuned at each for
+        a third of its run, and what is best then goes on (successive halving, Jamieson and Talwalkar 2016).
+        The same for each task alone, under `alone`. Costs a third of a run for each rate after the first.
     edit_lr: highest rate of what tasks change in the backbone; by default what suits the method.
     layer_decay: each layer learns at this fraction of the rate of the layer above it (Howard and Ruder 2018).
     frozen_layers: so many layers from below, and the embeddings, stay as they are.
@@ -70,6 +73,7 @@ class Recipe(BaseModel):
     accumulate: Annotated[int, Field(ge=1)] = 1
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     lr: Positive = 1e-4
+    rates: tuple[Positive, ...] = ()
     head_lr: Positive = 1e-3
     edit_lr: Positive | None = None
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -107,6 +111,7 @@ class Recipe(BaseModel):
             "balance": (self.balance != "none", "compares whole gradients"),
             "optimizer": (self.optimizer == "adafactor", "looks at whole matrices"),
             "precision": (self.precision == "float16", "looks at all gradients at once"),
+            "rates": (bool(self.rates), "keeps two backbones at a time"),
         }
         for name, (said, why) in whole.items():
             if self.shard and said:
@@ -137,6 +142,17 @@ class Recipe(BaseModel):
             held = " | ".join(", ".join(group) for group in self.groups)
             raise ConfigError(f"training, groups = {held}: each task once: {', '.join(names)}")
         return [*self.groups] or [names]
+
+    def at(self, rate: float) -> Recipe:
+        """The same at one of `rates`, with so many of the minutes that the others have theirs."""
+        others = (len(self.rates) - 1) * self.tried_for / self.evaluations
+        minutes = None if self.minutes is None else self.minutes / (1 + others)
+        return self.model_copy(update={"lr": rate, "rates": (), "minutes": minutes})
+
+    @property
+    def tried_for(self) -> int:
+        """After so many looks at dev one of the `rates` is chosen."""
+        return math.ceil(self.evaluations / 3)
 
     def planned(self, tokens: int) -> int:
         """How many steps a run over so many train tokens has, if time allows."""

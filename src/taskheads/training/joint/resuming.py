@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 class Course:
     """What happened in a run; `losses` and `dev` hold [step, value] by task.
 
-    planned: steps in all. best: the step whose weights were kept. tokens: trained on so far, by this process.
+    lr: the highest rate at which the backbone learns. planned: steps in all. best: the step whose weights
+    were kept. tokens: trained on so far, by this process.
     rates: [step, tokens a second].
     gramian: inner products of the tasks' gradients, in the order of `losses`' tasks as the run has them,
         summed over the evaluations.
     """
 
+    lr: float = 0.0
     step: int = 0
     planned: int = 0
     best: int = 0

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import Branch, branched
 from taskheads.edits.edit import Edit
+from taskheads.errors import Interrupted, TrainingError
 from taskheads.heads import Head, head_for
 from taskheads.heads.head import Decisions
 from taskheads.model.evaluation import decided
@@ -35,6 +37,7 @@ from taskheads.training.suite_features import single, suite_features
 from taskheads.training.trial import Fitted
 
 Watch = Callable[[str, Course], None]
+Begin = Callable[[str, Recipe], Run]
 Answered = tuple[torch.Tensor, Decisions]
 
 SHARED = "shared"
@@ -108,18 +111,49 @@ class Stages:
             replace(self, tasks={name: self.tasks[name] for name in group}, recipe=less) for group in groups
         ]
 
-    def branch(self, name: str, branch: Branch, heads: dict[str, Head], recipe: Recipe) -> Candidate:
-        """Train the branch and these heads, settle the heads, and note the candidate."""
-        course = self.train(name, branch.backbone, heads, recipe)
-        self.made.candidates[name] = Candidate(branch, *self.settle(name, branch.backbone, heads), course)
-        return self.made.candidates[name]
+    def branch(self, name: str, begin: Begin, recipe: Recipe, trunk: str = "") -> Candidate:
+        """Train a backbone and its heads, settle the heads, and note the candidate.
 
-    def train(
-        self, name: str, backbone: Backbone, heads: Mapping[str, Head], recipe: Recipe, about: Any = None
-    ) -> Course:
-        """Train what learns in the backbone, and these heads. `about` is what else a resumed run must agree
-        in."""
-        began, watch = time.perf_counter(), self.watch
+        `begin` makes a run from a name and a recipe. Of the recipe's `rates`, if there are any, one is
+        chosen. `trunk`: see `Branch`.
+        """
+        run = self.at_best_rate(name, begin, recipe) if recipe.rates else begin(name, recipe)
+        course = self.finish(name, run)
+        found = Candidate(Branch(run.whole, trunk), *self.settle(name, run.whole, run.heads), course)
+        self.made.candidates[name] = found
+        return found
+
+    def at_best_rate(self, name: str, begin: Begin, recipe: Recipe) -> Run:
+        """The run, begun at each of the recipe's `rates`, that was best on dev when a third of it was over.
+
+        Raises the last TrainingError where the run fails at each of them.
+        """
+        found: Run | None = None
+        failed: TrainingError | None = None
+        for rate in recipe.rates:
+            began, called = time.perf_counter(), f"{name}, lr {rate:g}"
+            run = begin(called, recipe.at(rate))
+            try:
+                run.until(recipe.tried_for)
+            except Interrupted:
+                raise
+            except TrainingError as error:
+                failed = error
+                continue
+            self.made.stages.append(stage_of(called, time.perf_counter() - began))
+            if found is None or run.best_of(recipe.tried_for) > found.best_of(recipe.tried_for):
+                found = run
+        if found is None:
+            assert failed is not None
+            raise failed
+        return found
+
+    def begin(
+        self, name: str, recipe: Recipe, backbone: Backbone, heads: Mapping[str, Head], about: Any = None
+    ) -> Run:
+        """A run in which what learns in the backbone, and these heads, are trained. `about` is what else a
+        resumed run must agree in."""
+        watch = self.watch
         chosen = {task: self.tasks[task] for task in heads}
         rows = {
             task: TaskRows.of(backbone, type(heads[task]), data.task, data.splits["train"])
@@ -133,7 +167,7 @@ class Stages:
             said = recipe.model_dump(exclude={"shard"})  # which changes no number
             same = {"recipe": said, "seed": self.seed, "data": data, "about": about}
             kept = Checkpoints(self.folder / name.replace(" ", "-"), same)
-        course = Run(
+        return Run(
             backbone,
             heads,
             rows,
@@ -143,7 +177,12 @@ class Stages:
             seed=self.seed,
             checkpoints=kept,
             watch=watch and (lambda course: watch(name, course)),
-        ).train()
+        )
+
+    def finish(self, name: str, run: Run) -> Course:
+        """Train to the end."""
+        began = time.perf_counter()
+        course = run.train()
         self.made.stages.append(stage_of(name, time.perf_counter() - began))
         return course
 
@@ -179,17 +218,18 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     """
     tasks, frozen, recipe, made = stages.tasks, stages.frozen, stages.recipe, stages.made
     ours = SHARED if len(tasks) == len(made.kept) else f"{SHARED} {'+'.join(tasks)}"
-    shared = branched(backbone, dict(backbone.model.named_parameters()))
-    freeze_below(shared, recipe.frozen_layers)
     heads = {name: starting_head(backbone, data, features) for name, data in tasks.items()}
     most = recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
-    found = stages.branch(ours, Branch(shared), heads, most)
+    found = stages.branch(ours, partial(_begin_on_copy, stages, backbone, heads), most)
+    recipe = recipe.model_copy(update={"lr": found.course.lr, "rates": ()})
     for name, fitted in found.fitted.items():
         if full or fitted.utility > frozen[name].utility:
             made.kept[name] = ours
     if full:
         return
 
+    assert found.branch is not None
+    shared = found.branch.backbone
     harmed = [name for name in tasks if made.kept[name] != ours]
     top = shared.n_layers - min(recipe.private_layers, shared.n_layers)
     place = layer_of_weights(shared)
@@ -198,8 +238,9 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
         own = {key: each for key, each in shared.model.named_parameters() if place[key] >= top}
         private = branched(shared, own)
         freeze_below(private, max(top, 1))
-        head = copy.deepcopy(found.fitted[name].head).train()
-        tried = stages.branch(f"private {name}", Branch(private, ours), {name: head}, less)
+        head = {name: copy.deepcopy(found.fitted[name].head).train()}
+        begin = partial(stages.begin, backbone=private, heads=head)
+        tried = stages.branch(f"private {name}", begin, less, ours)
         if tried.fitted[name].utility > frozen[name].utility:
             made.kept[name] = f"private {name}"
 
@@ -207,13 +248,19 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
 def tune_alone(backbone: Backbone, features: FrozenFeatures, stages: Stages) -> None:
     """Tune a copy of the backbone for each task alone, with its share of the minutes: what sharing is
     compared with. No task keeps it."""
+    less = smaller(stages.recipe, 1 / len(stages.tasks))
     for name, data in stages.tasks.items():
-        mine = branched(backbone, dict(backbone.model.named_parameters()))
-        freeze_below(mine, stages.recipe.frozen_layers)
-        head = starting_head(backbone, data, features)
-        stages.branch(
-            f"alone {name}", Branch(mine), {name: head}, smaller(stages.recipe, 1 / len(stages.tasks))
-        )
+        head = {name: starting_head(backbone, data, features)}
+        stages.branch(f"alone {name}", partial(_begin_on_copy, stages, backbone, head), less)
+
+
+def _begin_on_copy(
+    stages: Stages, backbone: Backbone, heads: Mapping[str, Head], name: str, recipe: Recipe
+) -> Run:
+    """A run in which a copy of the backbone is tuned, and copies of these heads."""
+    copied = branched(backbone, dict(backbone.model.named_parameters()))
+    freeze_below(copied, recipe.frozen_layers)
+    return stages.begin(name, recipe, copied, {task: copy.deepcopy(head) for task, head in heads.items()})
 
 
 def stage_of(name: str, seconds: float) -> dict[str, Any]:
