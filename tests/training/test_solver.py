@@ -107,6 +107,15 @@ def test_the_gradient_at_the_solution_is_zero() -> None:
     assert 0 < found.steps < 100
 
 
+@pytest.mark.parametrize("curvature", [1e-3, 10.0])
+def test_the_curvature_does_not_move_the_minimiser(curvature: float) -> None:
+    x = exact()
+    y = labels(x.float(), 3)
+    run = partial(solve, basis_of(x).leading(D), softmax_loss(y), 3, 0.01, tolerance=1e-8, max_steps=1000)
+    found, expected = run(curvature=curvature), run(curvature=0.5)
+    torch.testing.assert_close(found.scores(x).softmax(1), expected.scores(x).softmax(1), atol=1e-4, rtol=0)
+
+
 def test_a_warm_start_ends_at_the_same_minimiser() -> None:
     x = exact()
     y = labels(x.float(), 3)

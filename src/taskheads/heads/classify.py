@@ -18,7 +18,10 @@ class ClassifyHead(LinearHead):
     """Multinomial logistic regression on the features; probabilities calibrated by a temperature."""
 
     kind = "classify"
-    curvature = 0.5
+
+    @property
+    def curvature(self) -> float:
+        return 0.1 / self.outputs
 
     def objective(
         self, scores: torch.Tensor, targets: torch.Tensor, extra: Any = (), lengths: Any = None

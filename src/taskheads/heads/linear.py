@@ -17,12 +17,9 @@ class LinearHead(Head):
 
     Class attributes
     ----------------
-    curvature: a bound on the second derivative of the loss in a score; None when least squares *is* the
-        loss, so that there is nothing to solve beyond it.
     biased: whether the scores have a bias (thresholds make one redundant).
     """
 
-    curvature: float | None = None
     biased: bool = True
 
     def __init__(self, task: Task, reads: Sequence[Read], width: int) -> None:
@@ -36,6 +33,15 @@ class LinearHead(Head):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return torch.addmm(self.bias, features, self.weight)
+
+    @property
+    def curvature(self) -> float | None:
+        """About the second derivative of the loss in a score: for a logistic loss what it is at most, for a
+        softmax a tenth of what it is where all answers are equally likely, as many rows are told well.
+
+        None when least squares *is* the loss, so that there is nothing to solve beyond it.
+        """
+        return None
 
     @property
     def extra(self) -> list[nn.Parameter]:

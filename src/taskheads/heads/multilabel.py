@@ -61,7 +61,8 @@ class MultilabelHead(LinearHead):
     def answers(self, decisions: Decisions, *, scores: bool = False) -> list[dict[str, Any]]:
         answers = []
         for chosen, row in zip(decisions.predicted, decisions.scores, strict=True):
-            order = [i for i in np.argsort(-row, kind="stable") if chosen[i]]
+            given = np.flatnonzero(chosen)
+            order = given[np.argsort(-row[given], kind="stable")]
             answer: dict[str, Any] = {"labels": [self.task.labels[i] for i in order]}
             if scores:
                 answer["scores"] = probabilities(self.task.labels, row)

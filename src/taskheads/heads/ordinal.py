@@ -49,7 +49,7 @@ class OrdinalHead(LinearHead):
         return 1
 
     @property
-    def curvature(self) -> float:  # type: ignore[override]
+    def curvature(self) -> float:
         return 0.25 * (self.levels - 1)
 
     def objective(

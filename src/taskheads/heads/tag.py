@@ -32,7 +32,6 @@ class TagHead(LinearHead):
 
     kind = "tag"
     transitions: torch.Tensor
-    curvature = 0.5
 
     def __init__(self, task: Task, reads: Sequence[Read], width: int) -> None:
         super().__init__(task, reads, width)
@@ -46,6 +45,10 @@ class TagHead(LinearHead):
     @classmethod
     def requests_of(cls, task: Task) -> list[Request]:
         return [Request((0,), "words")]
+
+    @property
+    def curvature(self) -> float:
+        return 0.1 / self.outputs
 
     @property
     def crf(self) -> bool:

@@ -5,7 +5,7 @@ cumulative, or the negative log-likelihood of a linear-chain CRF. It is found in
 axes (`Basis`), which are computed once and shared by all penalties, and by all tasks on the same rows:
 
 * least squares is diagonal there, so one product with the targets gives the solutions for all penalties;
-* for any other loss, whose curvature is at most `curvature * variance` along an axis, scaling each axis by
+* for any other loss, whose curvature is about `curvature * variance` along an axis, scaling each axis by
   1 / sqrt(curvature * variance + penalty) makes L-BFGS converge in a few dozen steps at any penalty, and
   the axes of least variance, which a penalised solution hardly uses, need not be carried along.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.nn.functional import linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +182,7 @@ def solve(
     extra: Sequence[torch.Tensor] = (),
     biased: bool = True,
     start: Solution | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = 5e-5,
     max_steps: int = 100,
 ) -> Solution:
     """The minimiser of mean `loss` + penalty / 2 * |W|^2 over W in the leading axes, the bias and `extra`.
@@ -190,21 +191,26 @@ def solve(
     ----------
     loss: from scores [n, outputs] and the extra parameters to the mean loss over rows, convex in both.
     penalty: on the squared Frobenius norm of W. scikit-learn's C is 1 / (n * penalty).
-    curvature: a bound on the loss's second derivative in a score: 1/4 logistic, 1/2 softmax (Boehning 1992).
+    curvature: about the loss's second derivative in a score, as a mean over rows. How many steps are taken
+        depends on it, the minimiser does not.
     extra: starting values of the loss's other, unpenalised parameters.
     biased: whether there is an unpenalised bias.
     start: a solution in the same axes, to start from.
-    tolerance: L-BFGS stops when no entry of the gradient, in the scaled axes, exceeds it, or when a step
-        lowers the loss by less than four times its square (by default, what single precision can tell).
+    tolerance: L-BFGS stops when no entry of the gradient exceeds it, in units in which an unpenalised axis
+        has variance one, or when a step lowers the loss by less than four times its square (by default, what
+        single precision can tell).
     max_steps: L-BFGS steps at most.
     """
     rows = leading.rows
-    scale = torch.rsqrt(curvature * leading.variances + penalty)[:, None]
+    # What is not penalised is scaled as an axis of variance one would be without a penalty.
+    unit = curvature**-0.5
+    scale = torch.rsqrt(curvature * leading.variances + penalty)
+    # An output's weights stand together: the gradient then reads the rows in the order in which they stand.
     if start is None or start.inner is None:
-        scaled, shift = rows.new_zeros(rows.shape[1], outputs), rows.new_zeros(outputs)
+        scaled, shift = rows.new_zeros(outputs, rows.shape[1]), rows.new_zeros(outputs)
     else:
-        scaled, shift = start.inner / scale, start.bias + leading.mean @ start.weight
-    others = [value.detach().clone() for value in (extra if start is None else start.extra)]
+        scaled, shift = start.inner.T / scale, (start.bias + leading.mean @ start.weight) / unit
+    others = [value.detach() / unit for value in (extra if start is None else start.extra)]
     free = [scaled, *([shift] if biased else []), *others]
     for parameter in free:
         parameter.requires_grad_(True)
@@ -213,7 +219,7 @@ def solve(
         max_iter=max_steps,
         max_eval=2 * max_steps,
         history_size=20,
-        tolerance_grad=tolerance,
+        tolerance_grad=tolerance * unit,
         tolerance_change=4 * tolerance**2,
         line_search_fn="strong_wolfe",
     )
@@ -221,18 +227,19 @@ def solve(
     def objective() -> torch.Tensor:
         optimiser.zero_grad()
         weight = scaled * scale
-        value = loss(torch.addmm(shift, rows, weight), others) + 0.5 * penalty * weight.square().sum()
+        scores = linear(rows, weight, shift * unit)
+        value = loss(scores, [each * unit for each in others]) + 0.5 * penalty * weight.square().sum()
         value.backward()
         return value
 
     optimiser.step(objective)
-    inner = (scaled * scale).detach()
+    inner = (scaled * scale).detach().T
     weight = leading.axes @ inner
     return Solution(
         weight,
-        shift.detach() - leading.mean @ weight,
+        shift.detach() * unit - leading.mean @ weight,
         penalty,
-        [value.detach() for value in others],
+        [value.detach() * unit for value in others],
         inner,
         int(optimiser.state[free[0]]["n_iter"]),
     )

@@ -32,12 +32,12 @@ FEW_STEPS = 8
 LIGHTER, LEAST = 0.1, 1e-3
 # Multiplications of one pass over the rows up to which the penalty is searched on all of them; above, on as
 # many rows as that allows. A head with few outputs takes as long as one with `THIN`: reading the rows does.
-SEARCHED = 2 * 10**9
+SEARCHED = 5 * 10**8
 THIN = 16
 # Rows that the search has at least, if there are so many: in all, and for each output.
 FEWEST, ROWS_AN_OUTPUT = 500, 8
 # How far the search goes towards the minimum, as `tolerance` of `solve`.
-ROUGHLY = 5e-4
+ROUGHLY = 3e-4
 
 # Rows in principal axes, their targets, and the lengths of what they are the words of.
 Rows = tuple[Leading, torch.Tensor, list[int] | None]
