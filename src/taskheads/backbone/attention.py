@@ -242,7 +242,7 @@ def _padded_block(
 
 def _block(tokens: torch.Tensor, group: Group) -> torch.Tensor:
     """A group's tokens [n, H, d] by row, [rows, H, length, d]; a view."""
-    return tokens.unflatten(0, (group.count, group.length)).transpose(1, 2)
+    return tokens.view(group.count, group.length, *tokens.shape[1:]).transpose(1, 2)
 
 
 def _with_bias(bias: torch.Tensor, allowed: torch.Tensor | None, causal: bool) -> torch.Tensor:

@@ -133,13 +133,11 @@ def _read(
         found = backbone.run(batch, list({table.read.site for table in tables}))
         for table in tables:
             values = pool(found[table.read.site], batch, table.read.pooling).to("cpu", torch.float32)
+            at, wanted = table.starts[rows], table.missing[rows]
             if table.read.of_words:
                 sizes = np.asarray([0 if row is None else len(row) for row in batch.words])
-            else:
-                sizes = np.ones_like(rows)
-            at = spans(table.starts[rows] + word * table.read.of_words, sizes)
+                at, wanted = spans(at + word, sizes), np.repeat(wanted, sizes)
             # What the cache held stays as it is, to the last bit.
-            wanted = np.repeat(table.missing[rows], sizes)
             if not wanted.all():
                 at, values = at[wanted], values[torch.from_numpy(wanted)]
             table.values.index_copy_(0, torch.from_numpy(at), values)

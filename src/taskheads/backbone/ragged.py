@@ -125,6 +125,11 @@ class RaggedBatch:
         return at, torch.from_numpy(inside >= 0).to(self.ids.device)
 
     @cached_property
+    def place_by_length(self) -> torch.Tensor:
+        """Where each row stands when rows are brought in the order of `sorted_tokens`, int64 [rows]."""
+        return torch.argsort(torch.argsort(self.counts, stable=True))
+
+    @cached_property
     def sorted_tokens(self) -> torch.Tensor | None:
         """The order of tokens that brings rows of equal length together; None when they stand so already."""
         return self.arranged().order

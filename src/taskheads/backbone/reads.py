@@ -60,12 +60,12 @@ def pool(values: torch.Tensor, batch: RaggedBatch, pooling: Pooling) -> torch.Te
     parts = [values.new_zeros(batch.lengths.count(0), values.shape[1])]
     blocks = ordered.split([group.count * group.length for group in batch.groups])
     for group, tokens in zip(batch.groups, blocks, strict=True):
-        block = tokens.unflatten(0, (group.count, group.length))
+        block = tokens.view(group.count, group.length, -1)
         parts.append(block.mean(1) if pooling == "mean" else block.amax(1))
     pooled = torch.cat(parts)
     if batch.sorted_tokens is None:
         return pooled
-    return pooled[torch.argsort(torch.argsort(batch.counts, stable=True))]
+    return pooled[batch.place_by_length]
 
 
 def _taken(values: torch.Tensor, at: torch.Tensor, present: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class Pass:
         with ExitStack() as stack:
             stack.enter_context(attending(attention))
             if self.ragged:
-                stack.enter_context(_ShortBias.of(model))
+                stack.enter_context(_ShortBias.of(self.layout.attention))
             stack.enter_context(lower_layers(self.layout.layers, changes.lower, attention))
             stack.enter_context(given_attention(self.layout.attention, changes.attended, attention))
             for handle in [*self._words(touched, room), *self._hooks(touched)]:
@@ -233,7 +234,7 @@ def _inputs(
     """The model's arguments for a batch, and which of the padded positions are tokens (None: all are)."""
     if isinstance(batch, ImageBatch):
         return {"pixel_values": batch.pixels}, None
-    accepted = inspect.signature(model.forward).parameters
+    accepted = _parameters(type(model).forward)
     inputs: dict[str, Any] = {}
     kept: torch.Tensor | None = None
     if ragged:
@@ -260,6 +261,12 @@ def _inputs(
             inputs["token_type_ids"] = segments.new_zeros(kept.shape).masked_scatter(kept, segments)
     inputs["use_cache"] = False
     return {name: value for name, value in inputs.items() if name in accepted}, kept
+
+
+@cache
+def _parameters(forward: Callable) -> frozenset[str]:
+    """The names of a forward method's parameters; reading a signature takes as long as a small layer."""
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def first_position(model: Any) -> int:
@@ -291,8 +298,8 @@ class _ShortBias:
 
     @classmethod
     @contextmanager
-    def of(cls, model: nn.Module) -> Iterator[None]:
-        biased: list[Any] = [module for module in model.modules() if hasattr(module, "compute_bias")]
+    def of(cls, attending: Iterable[nn.Module]) -> Iterator[None]:
+        biased: list[Any] = [module for module in attending if hasattr(module, "compute_bias")]
         with cls._lock:
             for module in biased:
                 if not isinstance(module.compute_bias, cls):

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -78,7 +79,7 @@ class Layout:
     modules: Mapping[str, int] = field(default_factory=dict)
     attention: tuple[nn.Module, ...] = ()
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Every site of the model, from bottom to top."""
         names = ["embeddings"] if self.words is None else ["tokens", "embeddings"]

@@ -58,6 +58,8 @@ def application(folders: Sequence[Path], settings: Settings | None = None) -> Fa
         lifespan=lifespan,
         docs_url=None,  # these pages load their script from elsewhere
         redoc_url=None,
+        # What it tells of a request that is at fault quotes it.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         exception_handlers={
             HTTPException: on_problem,
             RequestValidationError: on_invalid,
@@ -66,7 +68,7 @@ def application(folders: Sequence[Path], settings: Settings | None = None) -> Fa
     )
     app.state.service = service
     for routes in _ROUTES:
-        app.include_router(routes.router)
+        app.router.routes.extend(routes.router.routes)  # a router inside another is asked twice
     app.add_middleware(
         Guard,
         token=settings.token,

@@ -9,10 +9,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 
-from taskheads.serve.cache import Answer, AnswerCache, Row, key_of
+from taskheads.serve.cache import Answer, AnswerCache, Row
 from taskheads.serve.problems import Busy, Problem
 from taskheads.serve.turns import Turns
 from taskheads.serve.versions import Version
@@ -24,6 +25,8 @@ _OWN_TOKENS = 2
 # A batch is not split over idle threads below this: small ones cost more.
 _FEWEST_TOKENS = 128
 _MOST_WORKERS = 4
+# Answers to a batch set off as many requests, which arrive one by one: it pays to wait while they do.
+_MOST_LINGERS = 4
 # Of one request: what is done for each row before it waits is done on the event loop.
 _MOST_ROWS = 4096
 _MOST_SECONDS = 60
@@ -67,9 +70,9 @@ class Batcher:
     """Answers rows of many requests in shared batches.
 
     A thread that is free takes, in turns, rows up to `batch_tokens` (its share of what waits, where several
-    threads are free), having waited up to `linger` seconds for them. Rows that need the same passes of the
-    same version make one ragged batch. Where answering fails, the batch is halved until the rows at fault
-    stand alone: no request suffers from another.
+    threads are free), once so many wait or no row has come for `linger` seconds. Rows that need the same
+    passes of the same version make one ragged batch. Where answering fails, the batch is halved until the
+    rows at fault stand alone: no request suffers from another.
 
     Parameters
     ----------
@@ -98,7 +101,9 @@ class Batcher:
         self._threads_each = max(1, threads // self.workers)
         self._observe = observe
         self._turns: Turns[_Waiting] = Turns()
-        self._changed = threading.Condition()
+        # Of a thread without work, and of one that waits for more of it: each is woken for its own reason.
+        self._lock = threading.Lock()
+        self._some, self._enough = threading.Condition(self._lock), threading.Condition(self._lock)
         self.busy, self._closed = 0, False
         self._rate = 0.0
         self._pool: list[threading.Thread] = []
@@ -120,9 +125,10 @@ class Batcher:
 
     async def close(self) -> None:
         """Answer what was taken, then stop."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._some.notify_all()
+            self._enough.notify_all()
         for thread in self._pool:
             await asyncio.to_thread(thread.join)
 
@@ -137,7 +143,7 @@ class Batcher:
         if len(rows) > _MOST_ROWS:
             raise _too_much()
         asked = Asked(version, rows, tuple(tasks), way, caller, self._loop.create_future())
-        asked.answers = [self.cache.get(key_of(version.id, way.name, row), asked.tasks) for row in rows]
+        asked.answers = [self.cache.get((version.id, way.name, row), asked.tasks) for row in rows]
         missing = [at for at, answer in enumerate(asked.answers) if answer is None]
         asked.left = len(missing)
         if not missing:
@@ -149,13 +155,15 @@ class Batcher:
         tokens = sum(each.tokens for each in waiting)
         if tokens > self.most_tokens:
             raise _too_much()
-        with self._changed:
+        with self._lock:
             if self.tokens + tokens > self.most_tokens:
                 raise Busy(self._seconds_to_wait())
             self.tokens += tokens
             for each in waiting:
                 self._turns.put(asked.caller, id(asked), each)
-            self._changed.notify()
+            self._some.notify()
+            if self.tokens >= self.batch_tokens:
+                self._enough.notify()
         return asked
 
     def _seconds_to_wait(self) -> int:
@@ -174,19 +182,22 @@ class Batcher:
             rate = self.workers * sum(each.tokens for each in batch) / max(seconds, 1e-6)
             self._rate += 0.1 * (rate - self._rate) if self._rate else rate
             self._observe(len(batch), seconds)
-            with self._changed:
+            with self._lock:
                 self.busy -= 1
             self._loop.call_soon_threadsafe(_deliver, answered)
 
     def _take(self) -> list[_Waiting] | None:
         """The rows of the next batch; None when there will be no more."""
-        with self._changed:
+        with self._lock:
             while not self._turns and not self._closed:
-                self._changed.wait()
-            if self._turns and self.linger and not self._closed:
-                until = time.monotonic() + self.linger
-                while self.tokens < self.batch_tokens and (rest := until - time.monotonic()) > 0:
-                    self._changed.wait(rest)
+                self._some.wait()
+            for _ in range(_MOST_LINGERS if self.linger else 0):
+                before = self.tokens
+                if self._closed or before >= self.batch_tokens:
+                    break
+                self._enough.wait(self.linger)
+                if self.tokens <= before:
+                    break
             if not self._turns and self._closed:
                 return None
             share = max(_FEWEST_TOKENS, self.tokens / (self.workers - self.busy))
@@ -200,7 +211,7 @@ class Batcher:
                     used += each.tokens
             self.busy += 1
             if self._turns:
-                self._changed.notify()
+                self._some.notify()
         return batch
 
     def _answers(self, group: Sequence[_Waiting]) -> list[Answer | Exception]:
@@ -216,7 +227,7 @@ class Batcher:
             half = len(group) // 2
             return self._answers(group[:half]) + self._answers(group[half:])
         for each, answer in zip(group, answers, strict=True):
-            self.cache.put(key_of(version.id, way.name, each.row), answer)
+            self.cache.put((version.id, way.name, each.row), answer)
         return [
             {task: answer[task] for task in each.asked.tasks}
             for each, answer in zip(group, answers, strict=True)
@@ -230,13 +241,17 @@ def _alike(batch: Sequence[_Waiting]) -> list[list[_Waiting]]:
     costs, and a head next to nothing. Where tasks share no pass, each row's own are answered.
     """
     groups: dict[tuple, list[_Waiting]] = defaultdict(list)
+    own = cache(_own_backbones)  # most requests of a batch ask for the same tasks
     for each in batch:
-        model, way = each.asked.version.model, each.asked.way
-        own = frozenset(
-            t for t in each.asked.tasks if not way.together or model.backbone_of(t) is not model.backbone
-        )
-        groups[id(each.asked.version), way, own].append(each)
+        version, way, tasks = each.asked.version, each.asked.way, each.asked.tasks
+        groups[version, way, own(version, way, tasks)].append(each)
     return list(groups.values())
+
+
+def _own_backbones(version: Version, way: Way, tasks: tuple[str, ...]) -> frozenset[str]:
+    """The tasks that need passes of their own."""
+    model = version.model
+    return frozenset(t for t in tasks if not way.together or model.backbone_of(t) is not model.backbone)
 
 
 def _deliver(answered: Sequence[tuple[_Waiting, Answer | Exception]]) -> None:

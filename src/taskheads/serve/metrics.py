@@ -33,12 +33,13 @@ class Metrics:
         self.batch_seconds = Histogram(
             "taskheads_batch_seconds", "Time of a batch", buckets=_SECONDS, registry=self.registry
         )
-        self.rows = Counter(
+        rows = Counter(
             "taskheads_rows",
             "Rows asked for, by where the answer came from",
             ("source",),
             registry=self.registry,
         )
+        self.rows_of_cache, self.rows_of_model = rows.labels("cache"), rows.labels("model")
         for name, about, read in (
             ("taskheads_waiting_tokens", "Tokens of rows that wait, about", waiting),
             ("taskheads_cache_bytes", "Memory that kept answers take", cached),

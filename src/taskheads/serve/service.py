@@ -105,8 +105,8 @@ class Service:
         client = request.client
         asked = self.batcher.ask(version, rows, tasks, way=way, caller=client and client.host)
         found = len(rows) - asked.left
-        self.metrics.rows.labels("cache").inc(found)
-        self.metrics.rows.labels("model").inc(asked.left)
+        self.metrics.rows_of_cache.inc(found)
+        self.metrics.rows_of_model.inc(asked.left)
         answers = await _unless_gone(request, asked.done)
         for at, answer in enumerate(answers):
             place = f"{field}[{at}]" if len(rows) > 1 else field
@@ -122,15 +122,15 @@ async def _unless_gone(request: Request, done: asyncio.Future[Any]) -> Any:
     if done.done():
         return done.result()
     gone = asyncio.ensure_future(request.receive())  # the body was read: what comes next is the end
+    gone.add_done_callback(lambda _: done.cancel())
     try:
-        await asyncio.wait((done, gone), return_when=asyncio.FIRST_COMPLETED)
+        return await done
+    except asyncio.CancelledError:
+        if gone.done():
+            raise Gone from None
+        raise
     finally:
         gone.cancel()
-        if not done.done():
-            done.cancel()
-    if done.cancelled():
-        raise Gone
-    return done.result()
 
 
 def told(error: Exception, field: str) -> Exception:

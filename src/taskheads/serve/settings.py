@@ -25,8 +25,8 @@ class Settings:
     patience: seconds in which a client must send, or take, the next piece of what is under way.
     waiting_tokens: of rows that wait; a request beyond it is told to come again. It bounds memory, and the
         time that a request waits.
-    batch_tokens: of rows that are answered together. linger: seconds that a free thread waits for more rows
-        than there are.
+    batch_tokens: of rows that are answered together. linger: seconds without a new row after which a free
+        thread begins with those that there are; it begins after four times that in any case.
     workers: batches answered at the same time, each on its share of torch's threads; by default one for each
         thread, up to four.
     cache_bytes: of answers kept for texts that come again.

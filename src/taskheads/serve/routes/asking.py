@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.responses import Response
 
-from taskheads.serve.cache import Row
+from taskheads.serve.cache import Row, written
 from taskheads.serve.problems import invalid
 from taskheads.serve.service import Service
 from taskheads.tasks.targets import type_name
@@ -63,5 +62,4 @@ def service_of(request: Request) -> Service:
 
 def answered(content: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response, written at once: what is answered needs no further check."""
-    body = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return Response(body, media_type="application/json", headers=dict(headers or {}))
+    return Response(written(content), media_type="application/json", headers=dict(headers or {}))

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from taskheads.serve.cache import Row
+from taskheads.serve.cache import Row, written
 from taskheads.serve.dressing import dressed, thresholds
 from taskheads.serve.problems import Busy, Problem, invalid, on_failure
 from taskheads.serve.routes.asking import rows_of, service_of
@@ -146,7 +146,7 @@ class _Answering:
     async def _answered(self, block: Sequence[Line], caller: str | None) -> bytes:
         rows = [row for _, row in block if not isinstance(row, Problem)]
         answers = iter(await self._answers(rows, caller))
-        written = []
+        lines = []
         for number, row in block:
             try:
                 if isinstance(row, Problem):
@@ -161,8 +161,8 @@ class _Answering:
                 line = {"error": problem.to_json()}
             except Exception as error:
                 line = {"error": on_failure(error, tracebacks=self.service.settings.tracebacks).to_json()}
-            written.append(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
-        return "".join(written).encode()
+            lines.append(written(line) + b"\n")
+        return b"".join(lines)
 
     async def _answers(self, rows: Sequence[Row], caller: str | None) -> Sequence[Any]:
         """As soon as there is room for them."""
