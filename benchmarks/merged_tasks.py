@@ -4,7 +4,12 @@ models: what each merge keeps.
 Each task is tuned by `th.fit(tune="full")`. Then the trunks are merged by each method, at the defaults of
 its options unless said beside its name; every task's own head answers on the merged trunk. Shown are test
 scores, and the mean over tasks of the score divided by that of the task's own model. Rows "keep …" serve each
-task from one shared copy and a stored difference, whose bytes on disk stand beside.
+task from one shared copy and a stored difference, whose bytes on disk stand beside. twin_merging answers row
+by row (`merged_routed.py`).
+
+Methods of the family that are not here merge other things than these five: two models (slerp), layers of
+different experts (layer_swapping, passthrough), models of different size (dynamic_logit_fusion), or a task
+with data to defend it by (defense_aware_merging, somf_safety_fusion).
 
 Each finished piece (a tuned model, a merge) is kept in the folder `--parts`, by default named like `--out`
 without its ending; what is there and was made with the same options is not made again.
@@ -24,6 +29,7 @@ from typing import Any
 
 import report
 from joint import Parts
+from merged_routed import RANK, Routed
 from quality import TASKS as DECLARED
 
 TASKS = ("clinc150", "trec_coarse", "sst5_classify", "movie_review", "subjectivity")
@@ -68,18 +74,25 @@ def main(given: Sequence[str] | None = None) -> Figures:
         }
         record["originals"] = {task: each["score"] for task, each in alone.items()}
         record["merges"] = []
-        merges = Merges(suite, models, Path(work))
+        merges, routed = Merges(suite, models, Path(work)), f"twin_merging (rank {RANK})"
         for method, settings, keep in asked(args.steps, args.rows):
             name = titled(method, settings, keep)
             told = said | {"method": method, "options": settings, "keep": keep}
             made = parts.get(
                 name, told, lambda told=(method, settings, keep): merges.scored(*told, record["originals"])
             )
-            record["merges"].append({"name": name} | made)
-            print(f"{name}: {100 * made['kept']:.1f} % kept, {made['cpu']:.0f} s of processors", flush=True)
-            report.keep(args.out, record)
+            noted(record, name, made, args.out)
+        made = parts.get(routed, said, lambda: merges.routed(record["originals"]))
+        noted(record, routed, made, args.out)
     shown(record)
     return record
+
+
+def noted(record: Figures, name: str, made: Figures, out: Path | None) -> None:
+    """Print what a merge came to, and keep it."""
+    record["merges"].append({"name": name} | made)
+    print(f"{name}: {100 * made['kept']:.1f} % kept, {made['cpu']:.0f} s of processors", flush=True)
+    report.keep(out, record)
 
 
 def asked(steps: int, rows: int) -> list[tuple[str, dict[str, Any], str | None]]:
@@ -148,8 +161,19 @@ class Merges:
             to = Path(folder) / "saved"
             model.save(to)
             size = sum(path.stat().st_size for path in to.rglob("*") if path.is_file())
-        kept = sum(found[task] / originals[task] for task in TASKS) / len(TASKS)
-        return {"scores": found, "kept": kept, "bytes": size, "cpu": took.cpu}
+        return {"scores": found, "kept": share(found, originals), "bytes": size, "cpu": took.cpu}
+
+    def routed(self, originals: Figures) -> Figures:
+        """The same of Twin-Merging, whose weights are none that a folder could hold."""
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            routed, took = report.timed(lambda: Routed(self.sources, self.tasks, Path(folder)))
+            found = routed.scores(self.suite)
+        return {"scores": found, "kept": share(found, originals), "cpu": took.cpu}
+
+
+def share(scores: Figures, originals: Figures) -> float:
+    """What is kept of the originals' scores, in the mean of the tasks."""
+    return sum(scores[task] / originals[task] for task in TASKS) / len(TASKS)
 
 
 def shown(record: Figures) -> None:
