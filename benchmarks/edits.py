@@ -68,8 +68,8 @@ class Ours:
         self.backbone = Backbone.load("minilm")
         self.tasks = [f"task{number}" for number in range(count)]
         options = {"rank": RANK, "targets": TARGETS, "layers": layers}
-        edits = {task: stirred(made("lora", self.backbone, [task], options)) for task in self.tasks}
-        self.edited = Edited(self.backbone, edits)
+        self.edits = {task: stirred(made("lora", self.backbone, [task], options)) for task in self.tasks}
+        self.edited = Edited(self.backbone, self.edits)
 
     def batches(self, texts: list[str]) -> tuple[Any, Any]:
         """The same rows twice: as nobody's, and dealt out to all tasks, sorted by length within each."""
@@ -128,8 +128,8 @@ def mixed(texts: list[str], count: int, rounds: int) -> Figures:
 
 
 def training(ours: Ours, plain: Any, dealt: Any) -> dict[str, Callable[[], Any]]:
-    """Forward and backward: of the frozen backbone down to its embeddings, and of it with the edits."""
-
+    """Forward and backward: of the frozen backbone down to its embeddings, and of it with the edits, whose
+    gradients are cleared first, as every step of training does."""
     from taskheads.edits.edited import frozen
 
     def bare() -> None:
@@ -138,6 +138,8 @@ def training(ours: Ours, plain: Any, dealt: Any) -> dict[str, Callable[[], Any]]
             ours.backbone.run(plain, ["output"], change)["output"].square().mean().backward()
 
     def edited() -> None:
+        for edit in ours.edits.values():
+            edit.zero_grad()
         with frozen(ours.backbone):
             ours.edited.run(dealt)["output"].square().mean().backward()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,9 +62,15 @@ class LowRank(nn.Module):
         def in_place(x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
             kind = output.dtype
             slices = zip(parts, x.to(kind).split(counts), output.split(counts), strict=True)
+            # What is done for each slice is all on one thread: asked for without the detours of a module's
+            # attributes, of `@`, and of a conversion to the kind that it is.
             for (delta, _), mine, its in slices:
                 if delta is not None:
-                    its.addmm_(mine @ delta.down.to(kind), delta.up.to(kind), alpha=delta.scale)
+                    own: dict[str, Any] = delta._parameters
+                    down, up = own["down"], own["up"]
+                    if down.dtype != kind:
+                        down, up = down.to(kind), up.to(kind)
+                    its.addmm_(torch.mm(mine, down), up, alpha=delta.scale)
             return output
 
         def together(x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
