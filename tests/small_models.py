@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,13 +40,9 @@ READS = {
 }
 
 
-# Training a tokenizer breaks ties as it likes: one for all models.
-_tokenizer = functools.cache(wordpiece)
-
-
 def tiny_backbone(seed: int = 0) -> Backbone:
-    """The same for the same seed, but only in one process."""
-    return Backbone(tiny(copy.deepcopy(CONFIGS["bert"]), seed), _tokenizer(), name="tiny", limit=32)
+    """The same for the same seed, in every process."""
+    return Backbone(tiny(copy.deepcopy(CONFIGS["bert"]), seed), wordpiece(), name="tiny", limit=32)
 
 
 def tiny_head(name: str, backbone: Backbone) -> Head:

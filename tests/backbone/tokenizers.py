@@ -1,4 +1,5 @@
-"""Tiny fast tokenizers of the kinds that exist, trained on the spot."""
+"""Tiny fast tokenizers of the kinds that exist. Training one breaks ties as it likes, in every process anew:
+that of whole small models has a vocabulary of its own instead, so that these are the same everywhere."""
 
 from __future__ import annotations
 
@@ -10,15 +11,27 @@ CORPUS = [
     "Words, words, words! An antidisestablishmentarian's 3.14 e-mails @home.",
 ] * 3
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
+# What a trainer once found in the corpus; with single characters, alone and inside words, 97 pieces.
+FOUND = """
+    wo ##ds ##rds words an do th ##ai ##ab ##is ##me ##es ##ve the ##abl 14 br ca fo ho ju la mi mai
+    nai of ove qu un ##an ##ar
+"""
+PIECES = [
+    *SPECIAL,
+    *"!',-.134;@abcdefghijklmnopqrstuvwxyz",
+    *(f"##{each}" for each in "ailsumponetdbhr4xvwyfckgz"),
+    *FOUND.split(),
+]
 
 
 def wordpiece() -> PreTrainedTokenizerFast:
     """BERT's: accents and control characters removed, punctuation split off, ## inside words."""
-    backend = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    vocabulary = {piece: number for number, piece in enumerate(PIECES)}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=97, special_tokens=SPECIAL)
-    return _wrapped(backend, trainer, ("<s> $A </s>", "<s> $A </s> $B:1 </s>:1"))
+    backend.add_special_tokens(SPECIAL)
+    return _wrapped(backend, ("<s> $A </s>", "<s> $A </s> $B:1 </s>:1"))
 
 
 def byte_level(special_tokens: bool = False) -> PreTrainedTokenizerFast:
@@ -28,8 +41,8 @@ def byte_level(special_tokens: bool = False) -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    template = ("<s> $A </s>", "<s> $A </s> </s> $B </s>") if special_tokens else None
-    return _wrapped(backend, trainer, template)
+    backend.train_from_iterator(CORPUS, trainer)
+    return _wrapped(backend, ("<s> $A </s>", "<s> $A </s> </s> $B </s>") if special_tokens else None)
 
 
 def unigram() -> PreTrainedTokenizerFast:
@@ -38,7 +51,8 @@ def unigram() -> PreTrainedTokenizerFast:
     backend.normalizer = normalizers.NFKC()
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=90, special_tokens=SPECIAL, unk_token="<unk>")
-    return _wrapped(backend, trainer, ("$A </s>", "$A </s> $B </s>"))
+    backend.train_from_iterator(CORPUS, trainer)
+    return _wrapped(backend, ("$A </s>", "$A </s> $B </s>"))
 
 
 KINDS = {
@@ -49,10 +63,7 @@ KINDS = {
 }
 
 
-def _wrapped(
-    backend: Tokenizer, trainer: trainers.Trainer, template: tuple[str, str] | None
-) -> PreTrainedTokenizerFast:
-    backend.train_from_iterator(CORPUS, trainer)
+def _wrapped(backend: Tokenizer, template: tuple[str, str] | None) -> PreTrainedTokenizerFast:
     if template is not None:
         names = [(name, backend.token_to_id(name)) for name in ("<s>", "</s>")]
         backend.post_processor = processors.TemplateProcessing(

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from taskheads.training.joint.loop import Course
+    from taskheads.training.joint.course import Course
 
 # Tasks whose losses fit into a line.
 _LOSSES = 6

@@ -24,7 +24,8 @@ from taskheads.tasks.metrics import METRICS
 from taskheads.tasks.suite import Suite
 from taskheads.tasks.task import Examples, TaskData
 from taskheads.training.fit import fit
-from taskheads.training.joint.loop import FEWEST_STEPS, Course
+from taskheads.training.joint.course import Course
+from taskheads.training.joint.loop import FEWEST_STEPS
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.solving import Solved, solve
 

@@ -49,9 +49,9 @@ def merged(way: Way, suite: Suite, backbone: Backbone, solved: Solved, models: P
         trunk = merged_by_data(sources, data_of(sources, suite), Path(work))
     trunk.model.to(backbone.device)
     made.stages.append(stage_of("merging", time.perf_counter() - began))
-    fitted, answers = how.settle(SHARED, trunk, own.heads)
-    made.candidates[SHARED] = Candidate(Branch(trunk), fitted, answers)
-    better = (name for name in tasks if fitted[name].utility > solved.fitted[name].utility)
+    found = Candidate(Branch(trunk), *how.settle(SHARED, trunk, own.heads))
+    made.candidates[SHARED] = found
+    better = (name for name in tasks if found.fitted[name].utility > solved.fitted[name].utility)
     made.kept |= dict.fromkeys(better, SHARED)
     take_tuned(model, suite, made)
     model.report = {"stages": [*solved.stages, *made.stages], "similarity": None}

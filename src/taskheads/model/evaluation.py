@@ -17,7 +17,8 @@ from taskheads.heads.embed import retrieval
 from taskheads.heads.head import Decisions
 from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.labels import encode
-from taskheads.tasks.metrics import interval, metrics_of
+from taskheads.tasks.metrics import interval, metrics_of, paired_difference
+from taskheads.tasks.metrics.bootstrap import Interval
 from taskheads.tasks.task import Examples, Task
 
 # The vector of a text whose plain cosine is the answer that needs no training.
@@ -89,6 +90,16 @@ def judged(head: Head, truth: Any, made: Decisions) -> tuple[Any, Any, Any]:
 def metric_value(head: Head, truth: Any, made: Decisions) -> float:
     """The task's metric, on rows with this `truth_of`."""
     return head.metric.compute(*judged(head, truth, made))
+
+
+def paired(head: Head, examples: Examples, a: Decisions, b: Decisions, seed: int = 0) -> Interval:
+    """By how much decisions `a` about labelled rows are better than `b`; see `paired_difference`."""
+    truth = truth_of(head, examples)
+    relevant, mine, scores = judged(head, truth, a)
+    _, others, their_scores = judged(head, truth, b)
+    return paired_difference(
+        head.metric, relevant, mine, others, scores_a=scores, scores_b=their_scores, seed=seed
+    )
 
 
 def commonest(task: Task, targets: Sequence[Any]) -> Any:

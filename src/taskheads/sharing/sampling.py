@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,6 +22,13 @@ def temperature_shares(sizes: Mapping[str, float], temperature: float = 2.0) -> 
     """
     weights = np.asarray(list(sizes.values()), float) ** (1.0 / temperature)
     return dict(zip(sizes, (weights / weights.sum()).tolist(), strict=True))
+
+
+def first_shares(tokens: Mapping[str, np.ndarray], sampling: str, temperature: float) -> dict[str, float]:
+    """The tasks' shares at the start of a run, from the tokens of their rows: by temperature, of which
+    "proportional" and "uniform" are the ends. "dynamic" begins as "temperature" does."""
+    sizes = {name: float(each.sum()) for name, each in tokens.items()}
+    return temperature_shares(sizes, {"proportional": 1.0, "uniform": math.inf}.get(sampling, temperature))
 
 
 @method("dynamic_sampling", family="sharing", paper="Gottumukkala et al. 2020, ACL")

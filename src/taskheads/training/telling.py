@@ -17,7 +17,7 @@ from taskheads.model.model import Model
 from taskheads.sharing.similarity import cosines, suggested_groups
 from taskheads.tasks.task import TaskData
 from taskheads.training.joint.alike import tuned_alike
-from taskheads.training.joint.loop import Course
+from taskheads.training.joint.course import Course
 from taskheads.training.joint.tuning import SHARED, Outcome
 
 

@@ -14,16 +14,17 @@ from torch import nn
 from taskheads.backbone.backbone import Backbone
 from taskheads.errors import Interrupted, TrainingError
 from taskheads.heads import Head
-from taskheads.sharing.sampling import dynamic_shares, temperature_shares
+from taskheads.sharing.sampling import dynamic_shares, first_shares
 from taskheads.tasks.task import Examples
 from taskheads.training.joint.batch import MixedBatch
 from taskheads.training.joint.checkpoints import Checkpoints
+from taskheads.training.joint.course import Course, gain
 from taskheads.training.joint.joining import joining_of
 from taskheads.training.joint.optimiser import MovingAverage, optimiser, rate_at, set_rate
 from taskheads.training.joint.parts import parts_of
 from taskheads.training.joint.precision import precision_of
 from taskheads.training.joint.recipe import Recipe
-from taskheads.training.joint.resuming import Course, ctrl_c_noted, own_randomness, restore, state_of
+from taskheads.training.joint.resuming import ctrl_c_noted, own_randomness, restore, state_of
 from taskheads.training.joint.rows import TaskRows
 from taskheads.training.joint.sharding import clip_gradients, cut_up, held, is_cut, put_together
 from taskheads.training.joint.stream import Stream
@@ -73,16 +74,17 @@ class Run:
         self.cut = recipe.shard and self.workers.count > 1
         if self.cut:
             self.backbone = cut_up(backbone, self.heads.values(), self.workers)
-        self.stream = Stream(
-            {name: each.tokens for name, each in rows.items()}, recipe.tokens, self._shares(), seed
-        )
-        self.units = self._units()
+        tokens = {name: each.tokens for name, each in rows.items()}
+        shares = first_shares(tokens, recipe.sampling, recipe.temperature)
+        self.stream = Stream(tokens, recipe.tokens, shares, seed)
+        at_once = {name: shares[name] * recipe.tokens / max(1.0, float(tokens[name].mean())) for name in rows}
+        self.units = {name: uninformed_loss(self.heads[name], rows[name], at_once[name]) for name in rows}
         self.joining = joining_of(self.backbone, list(rows), recipe)
         self.optimizer = optimiser(self.backbone, heads, recipe, self.joining.parameters)
         self.average = MovingAverage(self.weights.values(), recipe.average) if recipe.average else None
         self.precision, self.scaler = precision_of(recipe.precision, self.backbone.device)
-        tokens = sum(int(each.tokens.sum()) for each in rows.values())
-        self.course = Course(recipe.lr, planned=recipe.planned(tokens))
+        planned = recipe.planned(sum(int(each.sum()) for each in tokens.values()))
+        self.course = Course(recipe.lr, planned=planned)
         self.best: tuple[float, dict[str, torch.Tensor]] = (-math.inf, {})
         self.stale = 0
         self._random: torch.Tensor | None = None
@@ -135,18 +137,9 @@ class Run:
                 self.backbone.train(False)
                 self._random = torch.get_rng_state()
 
-    def best_of(self, looks: int) -> float:
-        """The best of the first so many looks at dev: the tasks' mean gain over their frozen heads."""
-        gains = [
-            [_gain(value, self.alone[name]) for _, value in told[:looks]]
-            for name, told in self.course.dev.items()
-        ]
-        return float(np.mean(gains, axis=0).max())
-
     def _over(self, looks: float) -> bool:
         course = self.course
-        looked = max((len(told) for told in course.dev.values()), default=0)
-        return looked >= looks or course.step >= course.planned or self.stale >= self.recipe.patience
+        return course.looks >= looks or course.step >= course.planned or self.stale >= self.recipe.patience
 
     def _advance(self, timed: list[float]) -> bool:
         """One step, whose seconds `timed` gets, and its look at dev, if it has one. Interrupted in the middle
@@ -240,9 +233,9 @@ class Run:
         self.backbone.train(False)
         with self._averaged():
             now = self.workers.agreed(on_dev(self.backbone, self.heads, self.dev))
-            mean = float(np.mean([_gain(now[name], self.alone[name]) for name in now]))
-            if mean > self.best[0]:
-                self.best = mean, {name: each.detach().clone() for name, each in self.weights.items()}
+            better = gain(now, self.alone)
+            if better > self.best[0]:
+                self.best = better, {name: each.detach().clone() for name, each in self.weights.items()}
                 course.best, self.stale = course.step, 0
             else:
                 self.stale += 1
@@ -284,18 +277,6 @@ class Run:
             if name in self.best[1]:
                 each.copy_(self.best[1][name])
 
-    def _shares(self) -> dict[str, float]:
-        sizes = {name: float(each.tokens.sum()) for name, each in self.rows.items()}
-        temperature = {"proportional": 1.0, "uniform": math.inf}
-        return temperature_shares(sizes, temperature.get(self.recipe.sampling, self.recipe.temperature))
-
-    def _units(self) -> dict[str, float]:
-        units = {}
-        for name, rows in self.rows.items():
-            at_once = self.stream.shares[name] * self.recipe.tokens / max(1.0, float(rows.tokens.mean()))
-            units[name] = uninformed_loss(self.heads[name], rows, at_once)
-        return units
-
     def _replan(self, timed: list[float]) -> None:
         """Once the time of a step is known: as many steps as the minutes allow."""
         if self.course.step != FEWEST_STEPS or self.recipe.steps is not None or self.recipe.minutes is None:
@@ -324,8 +305,3 @@ class Run:
         if self.checkpoints is not None:
             kept = f"the run is kept in {self.checkpoints.folder}: the same command with --resume goes on"
         return Interrupted(f"stopped after step {self.course.step} of {self.course.planned}; {kept}")
-
-
-def _gain(now: float, alone: float) -> float:
-    """How much better than the frozen head, as a fraction of it: tasks with other metrics count alike."""
-    return (now - alone) / max(abs(alone), 0.05)

@@ -6,39 +6,19 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
+from taskheads.backbone.backbone import Backbone
 from taskheads.training.joint.checkpoints import Checkpoint
+from taskheads.training.joint.course import Course
+from taskheads.training.joint.joining import Joining
+from taskheads.training.joint.optimiser import MovingAverage
 from taskheads.training.joint.sharding import cut_like
-
-if TYPE_CHECKING:
-    from taskheads.training.joint.loop import Run
-
-
-@dataclass
-class Course:
-    """What happened in a run; `losses` and `dev` hold [step, value] by task.
-
-    lr: the highest rate at which the backbone learns. planned: steps in all. best: the step whose weights
-    were kept. tokens: trained on so far, by this process.
-    rates: [step, tokens a second].
-    gramian: inner products of the tasks' gradients, in the order of `losses`' tasks as the run has them,
-        summed over the evaluations.
-    """
-
-    lr: float = 0.0
-    step: int = 0
-    planned: int = 0
-    best: int = 0
-    tokens: int = 0
-    losses: dict[str, list[list[float]]] = field(default_factory=dict)
-    dev: dict[str, list[list[float]]] = field(default_factory=dict)
-    rates: list[list[float]] = field(default_factory=list)
-    gramian: list[list[float]] = field(default_factory=list)
+from taskheads.training.joint.stream import Stream
 
 
 @dataclass
@@ -84,7 +64,24 @@ def own_randomness(seed: int) -> Iterator[None]:
         yield
 
 
-def state_of(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+class Resumable(Protocol):
+    """The parts of a run that change from step to step."""
+
+    backbone: Backbone
+    joining: Joining
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    scaler: torch.amp.GradScaler
+    stream: Stream
+    course: Course
+    best: tuple[float, dict[str, torch.Tensor]]
+    stale: int
+
+    @property
+    def weights(self) -> dict[str, torch.nn.Parameter]: ...
+
+
+def state_of(run: Resumable) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """All that the rest of a run depends on, after a whole step: tensors by name, and what is JSON-able.
 
     Weights have their own names; the others begin with what they belong to: "best.", "average.",
@@ -114,7 +111,7 @@ def state_of(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 @torch.no_grad()
-def restore(run: Run, found: Checkpoint) -> None:
+def restore(run: Resumable, found: Checkpoint) -> None:
     """Put a run that was made alike, and torch's generator, where `state_of` found them."""
     tensors, state = found.tensors, found.state
     for name, each in run.weights.items():
@@ -143,7 +140,7 @@ def restore(run: Run, found: Checkpoint) -> None:
     torch.set_rng_state(tensors["random"])
 
 
-def _stepped(run: Run) -> dict[str, torch.nn.Parameter]:
+def _stepped(run: Resumable) -> dict[str, torch.nn.Parameter]:
     """What the optimiser steps, by name; how it is grouped depends on whether weights are cut up."""
     return run.weights | {f"joining.{at}": each for at, each in enumerate(run.joining.parameters)}
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from taskheads.model.evaluation import judged, score, truth_of
+from taskheads.model.evaluation import paired, score
 from taskheads.model.model import Model
-from taskheads.tasks.metrics import paired_difference
 from taskheads.tasks.suite import Suite
 from taskheads.training.joint.tuning import SHARED, Outcome
 from taskheads.training.trial import Fitted
@@ -47,12 +46,7 @@ def take_tuned(model: Model, suite: Suite, made: Outcome) -> None:
         if name in kept.edits:
             model.edits[name] = kept.edits[name]
         if len(rows):
-            truth = truth_of(head, rows)
-            relevant, predicted, scores = judged(head, truth, kept.answered[name][1])
-            _, others, their_scores = judged(head, truth, before.answered[name][1])
-            gain = paired_difference(
-                head.metric, relevant, predicted, others, scores_a=scores, scores_b=their_scores, seed=seed
-            )
+            gain = paired(head, rows, kept.answered[name][1], before.answered[name][1], seed)
             card["gain"] = {"value": gain.value, "low": gain.low, "high": gain.high}
             card["frozen"] = card["test"]
             now = score(head, rows, kept.answered[name][1], None, seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taskheads.errors import ConfigError
-from taskheads.training.joint.loop import Course
+from taskheads.training.joint.course import Course
 from taskheads.training.joint.tuning import Watch
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import resource
 import sys
 import time
@@ -22,13 +23,14 @@ from taskheads.edits.edit import Edit
 from taskheads.errors import Interrupted, TrainingError
 from taskheads.heads import Head, head_for
 from taskheads.heads.head import Decisions
-from taskheads.model.evaluation import decided
+from taskheads.model.evaluation import decided, paired
 from taskheads.model.features import FrozenFeatures, features_by_task
 from taskheads.tasks.task import TaskData
 from taskheads.training.candidates import single_candidates
 from taskheads.training.frozen import fit_head
 from taskheads.training.joint.checkpoints import Checkpoints
-from taskheads.training.joint.loop import Course, Run
+from taskheads.training.joint.course import Course
+from taskheads.training.joint.loop import Run
 from taskheads.training.joint.optimiser import freeze_below, layer_of_weights
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.rows import TaskRows
@@ -51,12 +53,13 @@ class Candidate:
 
     branch: what their heads stand on; None is the frozen backbone. edits: what tasks change in that. sizes:
     of an edit, a task's share of the trained parameters and of the bytes on disk. fitted: the heads.
-    answered: what they decide about the test rows. course: of the training run.
+    answered, on_dev: what they decide about the test and dev rows. course: of the training run.
     """
 
     branch: Branch | None
     fitted: dict[str, Fitted]
     answered: dict[str, Answered]
+    on_dev: dict[str, Answered]
     course: Course = field(default_factory=Course)
     edits: dict[str, Edit] = field(default_factory=dict)
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -80,7 +83,8 @@ class Outcome:
         cls, tasks: Mapping[str, TaskData], fitted: Mapping[str, Fitted], features: FrozenFeatures
     ) -> Outcome:
         """Before anything is tuned: each task has its head on the frozen backbone."""
-        frozen = Candidate(None, dict(fitted), answered(fitted, tasks, features))
+        test, dev = (answered(fitted, tasks, features, split) for split in ("test", "dev"))
+        frozen = Candidate(None, dict(fitted), test, dev)
         return cls({"frozen": frozen}, dict.fromkeys(tasks, "frozen"))
 
 
@@ -128,7 +132,7 @@ class Stages:
 
         Raises the last TrainingError where the run fails at each of them.
         """
-        found: Run | None = None
+        found, best = None, -math.inf
         failed: TrainingError | None = None
         for rate in recipe.rates:
             began, called = time.perf_counter(), f"{name}, lr {rate:g}"
@@ -141,8 +145,9 @@ class Stages:
                 failed = error
                 continue
             self.made.stages.append(stage_of(called, time.perf_counter() - began))
-            if found is None or run.best_of(recipe.tried_for) > found.best_of(recipe.tried_for):
-                found = run
+            gain = run.course.best_gain(run.alone, recipe.tried_for)
+            if found is None or gain > best:
+                found, best = run, gain
         if found is None:
             assert failed is not None
             raise failed
@@ -186,10 +191,17 @@ class Stages:
         self.made.stages.append(stage_of(name, time.perf_counter() - began))
         return course
 
+    def surely_better(self, name: str, found: Candidate) -> bool:
+        """Whether dev shows that a task is better off than with its frozen head."""
+        before, rows = self.made.candidates["frozen"], self.tasks[name].splits["dev"]
+        now, then = (each.on_dev[name][1] for each in (found, before))
+        return paired(found.fitted[name].head, rows, now, then, self.seed).low > 0
+
     def settle(
         self, name: str, backbone: Backbone, heads: Mapping[str, Head]
-    ) -> tuple[dict[str, Fitted], dict[str, Answered]]:
-        """The heads of these tasks as they are best on what the backbone has become, and what they answer."""
+    ) -> tuple[dict[str, Fitted], dict[str, Answered], dict[str, Answered]]:
+        """The heads of these tasks as they are best on what the backbone has become, and what they decide
+        about test and dev rows."""
         began = time.perf_counter()
         features = features_by_task(
             backbone,
@@ -199,11 +211,13 @@ class Stages:
         fitted = {
             task: settled(backbone, self.tasks[task], head, features(task)) for task, head in heads.items()
         }
-        decisions: dict[str, Answered] = {}
+        test: dict[str, Answered] = {}
+        dev: dict[str, Answered] = {}
         for task in fitted:
-            decisions |= answered({task: fitted[task]}, self.tasks, features(task))
+            for split, told in (("test", test), ("dev", dev)):
+                told |= answered({task: fitted[task]}, self.tasks, features(task), split)
         self.made.stages.append(stage_of(f"{name}, heads", time.perf_counter() - began))
-        return fitted, decisions
+        return fitted, test, dev
 
 
 def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *, full: bool = False) -> None:
@@ -211,7 +225,8 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
 
     The heads begin as the solutions on the frozen backbone's last layer (Kumar et al. 2022, arXiv:2202.10054:
     a solved head does not distort the features), and are settled anew when the backbone has learned. A task
-    that is worse off for sharing tries layers of its own on top of the shared ones, trained for it alone.
+    that is worse off for sharing tries layers of its own on top of the shared ones, trained for it alone; so,
+    as long as there are minutes, does one that dev does not show to be better off (`paired`).
 
     `features` are those of the frozen backbone, which stays as it is. Under `full` every task keeps the
     shared backbone, better or not.
@@ -231,17 +246,21 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     assert found.branch is not None
     shared = found.branch.backbone
     harmed = [name for name in tasks if made.kept[name] != ours]
+    unsure = [name for name in tasks if name not in harmed and not stages.surely_better(name, found)]
     top = shared.n_layers - min(recipe.private_layers, shared.n_layers)
     place = layer_of_weights(shared)
-    less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
-    for name in harmed:
+    less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed) + len(unsure)))
+    until = time.monotonic() + 60 * (_share(recipe, 1 - _FOR_SHARED) or math.inf)
+    for name in [*harmed, *unsure]:
+        if name in unsure and time.monotonic() > until:
+            break
         own = {key: each for key, each in shared.model.named_parameters() if place[key] >= top}
         private = branched(shared, own)
         freeze_below(private, max(top, 1))
         head = {name: copy.deepcopy(found.fitted[name].head).train()}
         begin = partial(stages.begin, backbone=private, heads=head)
         tried = stages.branch(f"private {name}", begin, less, ours)
-        if tried.fitted[name].utility > frozen[name].utility:
+        if tried.fitted[name].utility > made.candidates[made.kept[name]].fitted[name].utility:
             made.kept[name] = f"private {name}"
 
 
@@ -270,10 +289,10 @@ def stage_of(name: str, seconds: float) -> dict[str, Any]:
 
 
 def answered(
-    fitted: Mapping[str, Fitted], tasks: Mapping[str, TaskData], features: FrozenFeatures
+    fitted: Mapping[str, Fitted], tasks: Mapping[str, TaskData], features: FrozenFeatures, split: str
 ) -> dict[str, Answered]:
-    """The scores and decisions of these heads about their tasks' test rows, where there are any."""
-    rows = {name: tasks[name].splits["test"] for name in fitted}
+    """The scores and decisions of these heads about their tasks' rows of a split, where there are any."""
+    rows = {name: tasks[name].splits[split] for name in fitted}
     return {name: decided(fitted[name].head, some, features) for name, some in rows.items() if len(some)}
 
 
