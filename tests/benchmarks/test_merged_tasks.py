@@ -35,6 +35,10 @@ def test_an_interrupted_run_goes_on(script, tmp_path, monkeypatch, capsys):
             assert originals == dict.fromkeys(merged.TASKS, 0.5)
             return {"scores": dict.fromkeys(merged.TASKS, 0.4), "kept": 0.8, "bytes": 10**6, "cpu": 1.0}
 
+        def routed(self, originals):
+            made.append("routed")
+            return {"scores": originals, "kept": 1.0, "cpu": 1.0}
+
     monkeypatch.setattr(merged, "tuned", tuned)
     monkeypatch.setattr(merged, "Merges", Merges)
     out = tmp_path / "merged.json"
@@ -44,6 +48,7 @@ def test_an_interrupted_run_goes_on(script, tmp_path, monkeypatch, capsys):
     assert len(json.loads(out.read_text())["merges"]) == 3
     merged.main(given)
     asked = [merged.titled(*each) for each in merged.asked(40, 8)]
-    assert made == [*merged.TASKS, *asked[:3], "stop", *asked[3:]], "nothing is made twice"
-    assert [each["name"] for each in json.loads(out.read_text())["merges"]] == asked
+    assert made == [*merged.TASKS, *asked[:3], "stop", *asked[3:], "routed"], "nothing is made twice"
+    *named, last = (each["name"] for each in json.loads(out.read_text())["merges"])
+    assert (named, last) == (asked, f"twin_merging (rank {merged.RANK})")
     assert "80.0 %" in capsys.readouterr().out

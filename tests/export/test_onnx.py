@@ -74,7 +74,7 @@ def test_onnx_runtime_decides_as_the_model(model: Model, exported: Exported, nam
         ]
     else:
         np.testing.assert_allclose(theirs.predicted, mine.predicted, atol=1e-4)
-    assert exported.gaps[name] < 1e-5
+    assert exported.gaps[name] < 1e-4
 
 
 def test_what_stands_beside_the_graph_is_enough_to_use_it(model: Model, exported: Exported) -> None:

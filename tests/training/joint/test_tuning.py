@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from taskheads.errors import ConfigError, TrainingError
 from taskheads.model.model import Model
 from taskheads.report.page import page
 from taskheads.tasks.suite import Suite
-from taskheads.training.joint.recipe import Recipe
-from taskheads.training.joint.tuning import Outcome, Stages
 from taskheads.training.solving import solve
 from tests.small_models import tiny_backbone
 from tests.training.joint.planted import planted
@@ -43,34 +40,6 @@ def test_no_task_ends_worse_on_dev_than_it_was_frozen() -> None:
         assert card["dev"] == max(card["tried"].values()), name
         assert card["tried"]["frozen"] <= card["dev"]
     assert {card["kept"] for card in model.card["tasks"].values()} != {"shared"}
-
-
-@pytest.mark.parametrize(("sure", "minutes"), [(True, 9.0), (False, 9.0), (False, 1e-6)])
-def test_who_tries_layers_of_its_own(sure: bool, minutes: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks that sharing harms, and while there are minutes those that it does not surely help."""
-    monkeypatch.setattr(Stages, "surely_better", lambda *_: sure)
-    cards = tuned(lr=3e-3, minutes=minutes).card["tasks"]
-    harmed = {name for name, card in cards.items() if card["tried"]["shared"] <= card["tried"]["frozen"]}
-    tried = {name for name, card in cards.items() if f"private {name}" in card["tried"]}
-    assert set() < harmed < set(cards)
-    assert tried == (harmed if sure or minutes < 1 else set(cards))
-
-
-def test_sharing_surely_helps_where_dev_says_so_on_other_draws_of_its_rows() -> None:
-    data, base = suite("topic"), tiny_backbone()
-    solved = solve(base, data)
-    made = Outcome.of_frozen(data.tasks, solved.fitted, solved.features)
-    stages = Stages(data.tasks, solved.fitted, Recipe.of({}), 0, None, None, made)
-    tuned = made.candidates["frozen"]
-    scores, decisions = tuned.on_dev["topic"]
-    assert solved.fitted["topic"].dev == 1.0
-    assert not stages.surely_better("topic", tuned)
-    for wrong, sure in ((1, False), (len(scores), True)):
-        spoiled = decisions.predicted.copy()
-        spoiled[:wrong] = (spoiled[:wrong] + 1) % 3
-        worse = {"topic": (scores, replace(decisions, predicted=spoiled))}
-        made.candidates["frozen"] = replace(tuned, on_dev=worse)
-        assert stages.surely_better("topic", tuned) is sure
 
 
 def test_a_task_that_stays_frozen_answers_as_if_nothing_had_been_tuned() -> None:

@@ -23,7 +23,7 @@ from taskheads.edits.edit import Edit
 from taskheads.errors import Interrupted, TrainingError
 from taskheads.heads import Head, head_for
 from taskheads.heads.head import Decisions
-from taskheads.model.evaluation import decided, paired
+from taskheads.model.evaluation import decided
 from taskheads.model.features import FrozenFeatures, features_by_task
 from taskheads.tasks.task import TaskData
 from taskheads.training.candidates import single_candidates
@@ -53,13 +53,12 @@ class Candidate:
 
     branch: what their heads stand on; None is the frozen backbone. edits: what tasks change in that. sizes:
     of an edit, a task's share of the trained parameters and of the bytes on disk. fitted: the heads.
-    answered, on_dev: what they decide about the test and dev rows. course: of the training run.
+    answered: what they decide about the test rows. course: of the training run.
     """
 
     branch: Branch | None
     fitted: dict[str, Fitted]
     answered: dict[str, Answered]
-    on_dev: dict[str, Answered]
     course: Course = field(default_factory=Course)
     edits: dict[str, Edit] = field(default_factory=dict)
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -83,8 +82,7 @@ class Outcome:
         cls, tasks: Mapping[str, TaskData], fitted: Mapping[str, Fitted], features: FrozenFeatures
     ) -> Outcome:
         """Before anything is tuned: each task has its head on the frozen backbone."""
-        test, dev = (answered(fitted, tasks, features, split) for split in ("test", "dev"))
-        frozen = Candidate(None, dict(fitted), test, dev)
+        frozen = Candidate(None, dict(fitted), answered(fitted, tasks, features))
         return cls({"frozen": frozen}, dict.fromkeys(tasks, "frozen"))
 
 
@@ -191,17 +189,10 @@ class Stages:
         self.made.stages.append(stage_of(name, time.perf_counter() - began))
         return course
 
-    def surely_better(self, name: str, found: Candidate) -> bool:
-        """Whether dev shows that a task is better off than with its frozen head."""
-        before, rows = self.made.candidates["frozen"], self.tasks[name].splits["dev"]
-        now, then = (each.on_dev[name][1] for each in (found, before))
-        return paired(found.fitted[name].head, rows, now, then, self.seed).low > 0
-
     def settle(
         self, name: str, backbone: Backbone, heads: Mapping[str, Head]
-    ) -> tuple[dict[str, Fitted], dict[str, Answered], dict[str, Answered]]:
-        """The heads of these tasks as they are best on what the backbone has become, and what they decide
-        about test and dev rows."""
+    ) -> tuple[dict[str, Fitted], dict[str, Answered]]:
+        """The heads of these tasks as they are best on what the backbone has become, and what they answer."""
         began = time.perf_counter()
         features = features_by_task(
             backbone,
@@ -211,13 +202,11 @@ class Stages:
         fitted = {
             task: settled(backbone, self.tasks[task], head, features(task)) for task, head in heads.items()
         }
-        test: dict[str, Answered] = {}
-        dev: dict[str, Answered] = {}
+        decisions: dict[str, Answered] = {}
         for task in fitted:
-            for split, told in (("test", test), ("dev", dev)):
-                told |= answered({task: fitted[task]}, self.tasks, features(task), split)
+            decisions |= answered({task: fitted[task]}, self.tasks, features(task))
         self.made.stages.append(stage_of(f"{name}, heads", time.perf_counter() - began))
-        return fitted, test, dev
+        return fitted, decisions
 
 
 def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *, full: bool = False) -> None:
@@ -225,8 +214,7 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
 
     The heads begin as the solutions on the frozen backbone's last layer (Kumar et al. 2022, arXiv:2202.10054:
     a solved head does not distort the features), and are settled anew when the backbone has learned. A task
-    that is worse off for sharing tries layers of its own on top of the shared ones, trained for it alone; so,
-    as long as there are minutes, does one that dev does not show to be better off (`paired`).
+    that is worse off for sharing tries layers of its own on top of the shared ones, trained for it alone.
 
     `features` are those of the frozen backbone, which stays as it is. Under `full` every task keeps the
     shared backbone, better or not.
@@ -246,21 +234,17 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     assert found.branch is not None
     shared = found.branch.backbone
     harmed = [name for name in tasks if made.kept[name] != ours]
-    unsure = [name for name in tasks if name not in harmed and not stages.surely_better(name, found)]
     top = shared.n_layers - min(recipe.private_layers, shared.n_layers)
     place = layer_of_weights(shared)
-    less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed) + len(unsure)))
-    until = time.monotonic() + 60 * (_share(recipe, 1 - _FOR_SHARED) or math.inf)
-    for name in [*harmed, *unsure]:
-        if name in unsure and time.monotonic() > until:
-            break
+    less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
+    for name in harmed:
         own = {key: each for key, each in shared.model.named_parameters() if place[key] >= top}
         private = branched(shared, own)
         freeze_below(private, max(top, 1))
         head = {name: copy.deepcopy(found.fitted[name].head).train()}
         begin = partial(stages.begin, backbone=private, heads=head)
         tried = stages.branch(f"private {name}", begin, less, ours)
-        if tried.fitted[name].utility > made.candidates[made.kept[name]].fitted[name].utility:
+        if tried.fitted[name].utility > frozen[name].utility:
             made.kept[name] = f"private {name}"
 
 
@@ -289,10 +273,10 @@ def stage_of(name: str, seconds: float) -> dict[str, Any]:
 
 
 def answered(
-    fitted: Mapping[str, Fitted], tasks: Mapping[str, TaskData], features: FrozenFeatures, split: str
+    fitted: Mapping[str, Fitted], tasks: Mapping[str, TaskData], features: FrozenFeatures
 ) -> dict[str, Answered]:
-    """The scores and decisions of these heads about their tasks' rows of a split, where there are any."""
-    rows = {name: tasks[name].splits[split] for name in fitted}
+    """The scores and decisions of these heads about their tasks' test rows, where there are any."""
+    rows = {name: tasks[name].splits["test"] for name in fitted}
     return {name: decided(fitted[name].head, some, features) for name, some in rows.items() if len(some)}
 
 
