@@ -93,7 +93,8 @@ def tune_edits(
         edited = Edited(backbone, edits)
         with frozen(backbone):
             about = {task: [edit.method, edit.options] for task, edit in edits.items()}
-            course = stages.finish(stage, stages.begin(stage, recipe, edited, heads, about))
+            with stages.made.stage(stage):
+                course = stages.begin(stage, recipe, edited, heads, about).train()
         following = _following(backbone, edits, stages.seed)
         if following is None:
             break

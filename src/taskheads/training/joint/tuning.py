@@ -9,7 +9,8 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,13 @@ class Outcome:
         frozen = Candidate(None, dict(fitted), answered(fitted, tasks, features))
         return cls({"frozen": frozen}, dict.fromkeys(tasks, "frozen"))
 
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Note what happens in the block as a stage, if it comes to its end."""
+        began = time.perf_counter()
+        yield
+        self.stages.append(stage_of(name, time.perf_counter() - began))
+
 
 @dataclass
 class Stages:
@@ -119,8 +127,10 @@ class Stages:
         `begin` makes a run from a name and a recipe. Of the recipe's `rates`, if there are any, one is
         chosen. `trunk`: see `Branch`.
         """
-        run = self.at_best_rate(name, begin, recipe) if recipe.rates else begin(name, recipe)
-        course = self.finish(name, run)
+        best = self.at_best_rate(name, begin, recipe) if recipe.rates else None
+        with self.made.stage(name):
+            run = best or begin(name, recipe)
+            course = run.train()
         found = Candidate(Branch(run.whole, trunk), *self.settle(name, run.whole, run.heads), course)
         self.made.candidates[name] = found
         return found
@@ -133,16 +143,17 @@ class Stages:
         found, best = None, -math.inf
         failed: TrainingError | None = None
         for rate in recipe.rates:
-            began, called = time.perf_counter(), f"{name}, lr {rate:g}"
-            run = begin(called, recipe.at(rate))
+            called = f"{name}, lr {rate:g}"
             try:
-                run.until(recipe.tried_for)
+                with self.made.stage(called):
+                    run = begin(called, recipe.at(rate))
+                    run.until(recipe.tried_for)
             except Interrupted:
                 raise
             except TrainingError as error:
                 failed = error
                 continue
-            self.made.stages.append(stage_of(called, time.perf_counter() - began))
+            # By the same looks whether the run stops here, or was resumed from beyond.
             gain = run.course.best_gain(run.alone, recipe.tried_for)
             if found is None or gain > best:
                 found, best = run, gain
@@ -182,30 +193,23 @@ class Stages:
             watch=watch and (lambda course: watch(name, course)),
         )
 
-    def finish(self, name: str, run: Run) -> Course:
-        """Train to the end."""
-        began = time.perf_counter()
-        course = run.train()
-        self.made.stages.append(stage_of(name, time.perf_counter() - began))
-        return course
-
     def settle(
         self, name: str, backbone: Backbone, heads: Mapping[str, Head]
     ) -> tuple[dict[str, Fitted], dict[str, Answered]]:
         """The heads of these tasks as they are best on what the backbone has become, and what they answer."""
-        began = time.perf_counter()
-        features = features_by_task(
-            backbone,
-            heads,
-            lambda own, tasks: suite_features(own, [self.tasks[task] for task in tasks], single),
-        )
-        fitted = {
-            task: settled(backbone, self.tasks[task], head, features(task)) for task, head in heads.items()
-        }
-        decisions: dict[str, Answered] = {}
-        for task in fitted:
-            decisions |= answered({task: fitted[task]}, self.tasks, features(task))
-        self.made.stages.append(stage_of(f"{name}, heads", time.perf_counter() - began))
+        with self.made.stage(f"{name}, heads"):
+            features = features_by_task(
+                backbone,
+                heads,
+                lambda own, tasks: suite_features(own, [self.tasks[task] for task in tasks], single),
+            )
+            fitted = {
+                task: settled(backbone, self.tasks[task], head, features(task))
+                for task, head in heads.items()
+            }
+            decisions: dict[str, Answered] = {}
+            for task in fitted:
+                decisions |= answered({task: fitted[task]}, self.tasks, features(task))
         return fitted, decisions
 
 
