@@ -46,6 +46,23 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_memory_does_not_grow_with_how_many_lengths_were_seen() -> None:
+    code = (
+        "import re, sys\nfrom pathlib import Path\nsys.argv = ['taskheads', '--version']\n"
+        "from taskheads.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "import torch\n"
+        "def megabytes():\n"
+        "    return int(re.search(r'VmRSS:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024\n"
+        "def activate(lengths):\n"
+        "    for length in lengths:\n        torch.nn.functional.gelu(torch.zeros(1, length, 64))\n"
+        "    return megabytes()\n"
+        "before = activate(range(1, 101))\nprint(activate(range(101, 1001)) - before, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stderr) < 60  # a few; 200 and more where the operator of every length is kept
+
+
 def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_sources: list[str]) -> None:
         raise error
