@@ -11,6 +11,7 @@ from taskheads.compare.front import front, in_words
 from taskheads.compare.halving import left, parts_of, ranked
 from taskheads.compare.searching import Search, space_of
 from taskheads.compare.ways import Way, apart, way_of
+from taskheads.tasks.suite import Suite
 from tests.small_models import tiny_backbone
 
 
@@ -60,6 +61,16 @@ def test_a_merge_that_is_better_on_dev_is_named_and_not_recommended() -> None:
         == "lora is recommended: best on dev of what `taskheads fit` makes, and 0.800 on test in the mean."
     )
     assert said[1] == "Better on dev, and made by `taskheads merge`: ties."
+
+
+def test_the_rate_of_a_way_takes_the_place_of_the_suites_rates() -> None:
+    said = Suite({}, "minilm", 0, training={"rates": [1e-4, 2e-4], "tokens": 64})
+    assert way_of("full").applied(said).training == {"rates": [1e-4, 2e-4], "tokens": 64, "tune": "full"}
+    assert Way("full", {"tune": "full", "lr": 3e-4}).applied(said).training == {
+        "tokens": 64,
+        "tune": "full",
+        "lr": 3e-4,
+    }
 
 
 def test_a_search_may_set_what_the_signature_says() -> None:

@@ -27,6 +27,7 @@ from taskheads.errors import ConfigError
 from taskheads.model.features import Progress
 from taskheads.tasks.suite import Suite, load_suite
 from taskheads.tasks.task import TaskData
+from taskheads.training.joint.recipe import said_over
 from taskheads.training.telling import machine
 
 RECOMMENDED = "recommended.yaml"
@@ -87,7 +88,7 @@ def compare(
     Interrupted: Ctrl-C; the sentence says how to go on.
     """
     suite = source if isinstance(source, Suite) else load_suite(source, backbone=_named(backbone))
-    suite = replace(suite, training=suite.training | dict(training or {}))
+    suite = replace(suite, training=said_over(suite.training, training or {}))
     if jobs > 1 and isinstance(backbone, Backbone):
         raise ConfigError("several processes each load the backbone: give its folder or its name")
     loaded = backbone if isinstance(backbone, Backbone) else Backbone.load(suite.backbone)

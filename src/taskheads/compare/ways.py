@@ -22,7 +22,7 @@ from taskheads.tasks.suggest import did_you_mean, listed
 from taskheads.tasks.suite import Suite
 from taskheads.training.joint.editing import TUNES, asked_edits, edits_for, serves
 from taskheads.training.joint.joining import joining_of
-from taskheads.training.joint.recipe import Recipe
+from taskheads.training.joint.recipe import Recipe, said_over
 
 # What a way tunes that is merged from the models of others.
 _MERGED = "merged"
@@ -79,7 +79,7 @@ class Way:
             name: replace(data, edit=edit if edit and serves(self.method, data.task.kind) else None)
             for name, data in suite.tasks.items()
         }
-        return replace(suite, tasks=tasks, training=suite.training | dict(self.training))
+        return replace(suite, tasks=tasks, training=said_over(suite.training, self.training))
 
     def to_json(self) -> dict[str, Any]:
         return {"method": self.method, "training": dict(self.training), "options": dict(self.options)}

@@ -13,7 +13,7 @@ import taskheads as th
 from taskheads.errors import ConfigError, TrainingError
 from taskheads.model.model import Model
 from taskheads.training.joint.loop import Run
-from taskheads.training.joint.recipe import Recipe
+from taskheads.training.joint.recipe import Recipe, said_over
 from tests.small_models import tiny_backbone
 from tests.training.joint.planted import numbers, run_of
 from tests.training.joint.test_tuning import QUICK, ROWS, suite
@@ -23,7 +23,9 @@ SAID = QUICK | {"steps": 9, "evaluations": 3}
 
 def tuned(**said: Any) -> Model:
     more = {key: said.pop(key) for key in ("out", "resume") if key in said}
-    return th.fit(suite("topic", "size"), backbone=tiny_backbone(), tune="full", training=SAID | said, **more)
+    return th.fit(
+        suite("topic", "size"), backbone=tiny_backbone(), tune="full", training=said_over(SAID, said), **more
+    )
 
 
 def test_a_run_that_pauses_takes_the_same_steps() -> None:
@@ -101,3 +103,12 @@ def test_all_rates_together_take_the_minutes_of_one_run() -> None:
 def test_rates_and_a_backbone_cut_up_are_not_said_together() -> None:
     with pytest.raises(ConfigError, match=r"shard = true.*keeps two backbones at a time"):
         Recipe.of({"shard": True, "rates": [1e-4, 2e-4]})
+
+
+def test_one_rate_takes_the_place_of_several_that_were_said_before() -> None:
+    several = {"rates": [1e-4, 2e-4], "tokens": 64}
+    assert Recipe.of(several, lr=3e-4) == Recipe.of({"lr": 3e-4, "tokens": 64})
+    assert Recipe.of({"lr": 3e-4}, **several) == Recipe.of(several)
+    assert Recipe.of(several, tokens=32).rates == (1e-4, 2e-4)
+    with pytest.raises(ConfigError, match=r"rates = .*lr = 0\.0003: say only one"):
+        Recipe.of(several | {"lr": 3e-4})

@@ -15,6 +15,16 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+def said_over(said: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said about a training, with `more` over it: `lr` there takes the place of `rates` here, and
+    the other way round."""
+    given = {**said, **more}
+    for one, other in (("lr", "rates"), ("rates", "lr")):
+        if one in more and other not in more:
+            given.pop(other, None)
+    return given
+
+
 class Recipe(BaseModel):
     """How the shared backbone is fine-tuned.
 
@@ -106,6 +116,15 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _at_one_rate_or_several(self) -> Self:
+        if self.rates and "lr" in self.model_fields_set:
+            raise ConfigError(
+                f"training has rates = {self.rates!r}, of which one is chosen, and lr = {self.lr!r}: "
+                f"say only one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _what_can_be_cut_up(self) -> Self:
         whole = {
             "balance": (self.balance != "none", "compares whole gradients"),
@@ -125,7 +144,7 @@ class Recipe(BaseModel):
     def of(cls, said: Mapping[str, Any] | Recipe | None, **more: Any) -> Recipe:
         """The recipe of what was said, with `more` over it. Raises ConfigError, in one sentence."""
         given = said.model_dump(exclude_unset=True) if isinstance(said, Recipe) else dict(said or {})
-        given |= more
+        given = said_over(given, more)
         try:
             return cls(**given)
         except ValidationError as error:
