@@ -15,7 +15,6 @@ from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.edit import made
 from taskheads.edits.edited import Edited, frozen
-from taskheads.edits.low_rank.delta import LowRank
 from taskheads.edits.maps import by_name
 from taskheads.edits.weights.attention_heads import head_counts
 from taskheads.errors import ConfigError
@@ -257,42 +256,3 @@ def test_a_prefix_is_as_the_keys_and_values_of_tokens_before_the_row() -> None:
             edit.values[k].copy_(found[f"layers.{k}.attention.value"])
     expected = torch.cat([row[2:] for row in theirs])
     torch.testing.assert_close(outputs(backbone, edit), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.method("lora")
-@pytest.mark.parametrize(
-    ("inputs", "outputs", "ranks", "kind"),
-    [
-        pytest.param(6, 5, (2, 2, 2), torch.float64, id="what one call for all slices does not take"),
-        pytest.param(16, 12, (4, 4, 4), torch.float32, id="one call for all slices"),
-        pytest.param(16, 12, (4, 8, 1), torch.float32, id="ranks that differ"),
-    ],
-)
-def test_gradients_of_many_slices_are_those_of_each_alone(
-    inputs: int, outputs: int, ranks: tuple[int, ...], kind: torch.dtype
-) -> None:
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(inputs, outputs).to(kind)
-    deltas = [LowRank(inputs, outputs, rank, 0.7 / rank).to(kind) for rank in ranks]
-    for delta in deltas:
-        torch.nn.init.normal_(delta.up)
-    sizes, chosen = [4, 0, 3, 2, 1], [deltas[0], deltas[1], None, deltas[2], deltas[0]]
-    x = torch.randn(sum(sizes), inputs, dtype=kind, requires_grad=True)
-    weight = torch.randn(outputs, sum(sizes), dtype=kind).T  # a gradient as a head may hand it down
-    learning = [x, linear.weight, linear.bias, *(p for delta in deltas for p in delta.parameters())]
-
-    def gradients(output: torch.Tensor) -> list:
-        return torch.autograd.grad((output.sin() * weight).sum(), learning, allow_unused=True)
-
-    # As the model hands it over: a view of what the map gave.
-    together = LowRank.by_slice(chosen, sizes)(x, linear(x[None]).flatten(0, 1))
-    parts = zip(chosen, x.split(sizes), strict=True)
-    alone = torch.cat([linear(mine) if own is None else own(mine, linear(mine)) for own, mine in parts])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-    with torch.no_grad():
-        in_place = LowRank.by_slice(chosen, sizes)(x, linear(x[None]).flatten(0, 1))
-    torch.testing.assert_close(in_place, alone, rtol=1e-5, atol=1e-5)
-    for mine, theirs in zip(gradients(together), gradients(alone), strict=True):
-        assert (mine is None) == (theirs is None) or not theirs.any()
-        if mine is not None:
-            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)

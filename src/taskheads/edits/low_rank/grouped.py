@@ -1,60 +1,102 @@
-"""Rows in slices, each times a matrix of its own."""
+"""Rows in slices, to each of which a product of low rank of its own is added."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 import torch
-from torch.nn import functional
+from torch.autograd.function import once_differentiable
 
-# One call for all slices, where torch has it (2.10 on): it asks for rows that begin at multiples of 16 bytes.
-_grouped_mm = getattr(functional, "grouped_mm", None)
-_KINDS = (torch.float32, torch.bfloat16, torch.float16)
+Factors = Sequence[torch.Tensor]
 
 
-def products(x: torch.Tensor, matrices: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """Slice by slice of `x` [N, in], end to end and with so many rows each, its product with its own of the
-    `matrices` [slices, in, out]: [N, out], one step for autograd."""
-    return _Products.apply(x.contiguous(), matrices, list(sizes))
+def added(
+    output: torch.Tensor,
+    x: torch.Tensor,
+    sizes: Sequence[int],
+    scales: Sequence[float | None],
+    downs: Factors,
+    ups: Factors,
+) -> torch.Tensor:
+    """`output` [N, out] with scale · (x A) B added to each slice of its rows, in place: whoever made it must
+    not need it any more. One step for autograd, which can be differentiated once.
+
+    Parameters
+    ----------
+    x: [N, in]. sizes: the slices' numbers of rows, end to end.
+    scales: one a slice; None leaves its rows as they are, bit for bit.
+    downs, ups: A [in, r] and B [r, out] of each slice that has a scale; ranks may differ.
+    """
+    if torch.is_grad_enabled():
+        return _Added.apply(output, x, list(sizes), scales, *downs, *ups)
+    _add(output, x, list(sizes), scales, downs, ups)
+    return output
 
 
-class _Products(torch.autograd.Function):
+def _add(
+    output: torch.Tensor,
+    x: torch.Tensor,
+    sizes: list[int],
+    scales: Sequence[float | None],
+    downs: Factors,
+    ups: Factors,
+) -> list[torch.Tensor]:
+    """Add to `output`, and return x A of each slice that has a scale."""
+    inner = []
+    # All on one thread: what a batch of many tasks costs is mostly this loop and the one of the gradients.
+    for scale, its, mine, down, up in zip(
+        *_chosen(scales, scales, output.split(sizes), x.split(sizes)), downs, ups, strict=True
+    ):
+        inner.append(torch.mm(mine, down))
+        its.addmm_(inner[-1], up, alpha=scale)
+    return inner
+
+
+class _Added(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, matrices: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-        ctx.sizes = sizes
-        ctx.save_for_backward(x, matrices)
-        return _each(x, matrices, sizes)
+    def forward(
+        ctx: Any,
+        output: torch.Tensor,
+        x: torch.Tensor,
+        sizes: list[int],
+        scales: Sequence[float | None],
+        *factors: torch.Tensor,
+    ) -> torch.Tensor:
+        # Not marked as changed in place: where the map's output is a view, autograd would copy the gradient.
+        # The two share a version, so that a step which kept the output for its own gradient still notices.
+        made = output.detach()
+        half = len(factors) // 2
+        inner = _add(made, x, sizes, scales, factors[:half], factors[half:])
+        ctx.sizes, ctx.scales = sizes, scales
+        ctx.save_for_backward(x, *inner, *factors)
+        return made
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        x, matrices = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        to_x = _each(gradient, matrices.mT, ctx.sizes) if ctx.needs_input_grad[0] else None
-        to_matrices = _across(x, gradient, ctx.sizes) if ctx.needs_input_grad[1] else None
-        return to_x, to_matrices, None
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, *kept = ctx.saved_tensors
+        third = len(kept) // 3
+        inner, downs, ups = kept[:third], kept[third : 2 * third], kept[2 * third :]
+        to_x = torch.zeros_like(x) if None in ctx.scales else torch.empty_like(x)
+        nothing, to_downs, to_ups = x.new_empty(()), [], []
+        columns = x.T.split(ctx.sizes, 1)
+        for scale, mine, its, to_mine, product, down, up in zip(
+            *_chosen(ctx.scales, ctx.scales, columns, gradient.split(ctx.sizes), to_x.split(ctx.sizes)),
+            *(inner, downs, ups),
+            strict=True,
+        ):
+            # B gᵀ, not g Bᵀ: the same numbers, in less time where g is not in the processor's cache.
+            towards = torch.addmm(nothing, up, its.T, beta=0, alpha=scale).T
+            to_downs.append(torch.mm(mine, towards))
+            to_ups.append(torch.addmm(nothing, product.T, its, beta=0, alpha=scale))
+            if ctx.needs_input_grad[1]:
+                torch.mm(towards, down.T, out=to_mine)
+        return gradient, to_x if ctx.needs_input_grad[1] else None, None, None, *to_downs, *to_ups
 
 
-def _each(x: torch.Tensor, matrices: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """x_s M_s of each slice s, end to end."""
-    if _in_one_call(x, matrices):
-        return _grouped_mm(x, matrices, offs=_ends(sizes))  # type: ignore[misc]
-    return torch.cat([part @ matrix for part, matrix in zip(x.split(sizes), matrices, strict=True)])
-
-
-def _across(x: torch.Tensor, y: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """x_sᵀ y_s of each slice s, [slices, in, out]."""
-    if _in_one_call(x, y):
-        return _grouped_mm(x.T, y, offs=_ends(sizes))  # type: ignore[misc]
-    return torch.stack([mine.T @ its for mine, its in zip(x.split(sizes), y.split(sizes), strict=True)])
-
-
-def _in_one_call(*factors: torch.Tensor) -> bool:
-    return _grouped_mm is not None and all(
-        each.is_cpu and each.dtype in _KINDS and each.shape[-1] * each.element_size() % 16 == 0
-        for each in factors
-    )
-
-
-def _ends(sizes: list[int]) -> torch.Tensor:
-    return torch.tensor(sizes).cumsum(0, dtype=torch.int32)
+def _chosen(scales: Sequence[float | None], *columns: Iterable[Any]) -> list[Iterable[Any]]:
+    """Of each column, what belongs to slices that have a scale."""
+    there = [scale is not None for scale in scales]
+    return [compress(each, there) for each in columns]
