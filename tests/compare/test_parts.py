@@ -25,8 +25,8 @@ def test_rungs_end_with_all_rows_and_each_has_a_third_of_the_candidates() -> Non
     assert parts_of(1) == parts_of(2) == [1.0]
     assert parts_of(5) == pytest.approx([1 / 3, 1])
     assert parts_of(40) == pytest.approx([1 / 27, 1 / 9, 1 / 3, 1])
-    assert [left(40, rung, 4) for rung in range(4)] == [40, 14, 5, 2]
-    assert [left(1, rung, 2) for rung in range(2)] == [1, 1]
+    assert [left(40, rung) for rung in range(4)] == [40, 14, 5, 2]
+    assert [left(1, rung) for rung in range(2)] == [1, 1]
 
 
 def test_ranks_are_of_means_and_the_first_of_equals_stays_first() -> None:

@@ -80,6 +80,18 @@ def test_with_time_enough_all_are_trained_to_their_end(raced: Callable[..., tupl
     assert {results[0].steps for results in race.standings.values()} == {0, PLANNED}
 
 
+@pytest.mark.parametrize(("budget", "trained"), [(70.0, 1), (140.0, 2), (300.0, 3)])
+def test_in_the_end_the_best_is_trained_as_far_as_it_goes_and_others_where_there_is_time(
+    raced: Callable[..., tuple[Race, Timed]], budget: float, trained: int
+) -> None:
+    race, _ = raced(budget)
+    assert any(0 < results[0].steps < PLANNED for results in race.standings.values()), "too little for all"
+    frozen, *best = race.finalists()
+    assert race.ways[frozen].method == "frozen"
+    assert [race.ways[key].method for key in best] == list(WAYS[:trained])
+    assert [race.standings[key][0].steps for key in best] == [PLANNED] * trained
+
+
 def test_one_that_takes_longer_than_others_is_stopped_and_not_begun_again(
     raced: Callable[..., tuple[Race, Timed]],
 ) -> None:

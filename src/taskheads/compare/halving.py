@@ -12,23 +12,21 @@ from typing import TypeVar
 FACTOR = 3
 # The least share of the data from which anything can be told, and so the most rungs.
 _MOST_RUNGS = 4
-# Candidates that stay to the end, beside the frozen heads, so that there is something to compare.
-_FINALISTS = 2
+# Candidates among which there is nothing to halve.
+_FEWEST = 2
 
 Name = TypeVar("Name")
 
 
 def parts_of(count: int) -> list[float]:
     """The share of the data on each rung, for so many candidates: 1/9, 1/3, 1."""
-    rungs = 1 + math.ceil(math.log(max(1, count / _FINALISTS), FACTOR) - 1e-9)
+    rungs = 1 + math.ceil(math.log(max(1, count / _FEWEST), FACTOR) - 1e-9)
     return [FACTOR ** float(at - min(rungs, _MOST_RUNGS) + 1) for at in range(min(rungs, _MOST_RUNGS))]
 
 
-def left(candidates: int, rung: int, rungs: int) -> int:
+def left(candidates: int, rung: int) -> int:
     """How many of the candidates of the first rung, 0, go on to this one."""
-    if rung == rungs - 1:
-        return min(candidates, max(_FINALISTS, math.ceil(candidates / FACTOR**rung)))
-    return max(min(candidates, _FINALISTS), math.ceil(candidates / FACTOR**rung))
+    return max(min(candidates, _FEWEST), math.ceil(candidates / FACTOR**rung))
 
 
 def ranked(qualities: Mapping[Name, Sequence[float]]) -> list[Name]:

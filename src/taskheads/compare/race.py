@@ -32,7 +32,8 @@ class Race:
     Parameters
     ----------
     suite: with all rows. crew: who runs. ledger: what is there already is not run again, and its time counts.
-    seconds: of the clock, for all rungs; each gets an equal share of what is left when it begins.
+    seconds: of the clock, for all rungs: half of it for the last one, whose best is what comes of it all, and
+        an equal share of the other half for each of those before.
     seeds: of each candidate but the frozen heads, which have no use for one.
 
     Attributes
@@ -50,7 +51,7 @@ class Race:
         self._scales: dict[float, dict[str, float]] = {}
         self._apart = apart(suite.tasks)
         self._began = time.monotonic() - ledger.spent
-        self._end = self._began + seconds
+        self._end, self._half = self._began + seconds, seconds / 2
 
     def run(self, ways: Sequence[Way], search: Search) -> None:
         """Run the ways, the frozen heads first, and what `search` proposes beside them."""
@@ -64,19 +65,23 @@ class Race:
         ]
         for rung, part in enumerate(parts):
             now, last = time.monotonic(), rung == len(parts) - 1
-            deadline = now + (self._end - now) / (len(parts) - rung)
+            deadline = self._end
+            if not last:
+                deadline = now + max(0.0, self._end - self._half - now) / (len(parts) - 1 - rung)
             self._go([Run(frozen, self.seeds[0], part)], 1, deadline, keep=last)
-            going, behind = self._going(rest, left(len(rest), rung, len(parts)))
+            # In the end the best may take all the time that it has use for.
+            count = 1 if rung and last else left(len(rest), rung)
+            going, behind = self._going(rest, count)
             proposed = search.count if rung == 0 else 0
             if self._apart in going:  # before what is merged of it
                 going.remove(self._apart)
                 shares = self._shares([self._apart, *going])
                 self._go(self._runs([self._apart], part), shares, deadline, keep=True)
-            runs = chain(self._runs(going, part), self._proposed(search, proposed, part))
+            further = (way for way in behind if last and self._affordable(way))
+            runs = chain(
+                self._runs(going, part), self._proposed(search, proposed, part), self._runs(further, part)
+            )
             self._go(runs, self._shares(going) + proposed * len(self.seeds), deadline, keep=last)
-            if last:  # whatever can still be trained to its end
-                further = (way for way in behind if self._affordable(way))
-                self._go(self._runs(further, part), self.crew.slots, self._end, keep=True)
             rest = [self.ways[key] for key in self.ranking() if key != frozen.key]
 
     def ranking(self) -> list[str]:
@@ -225,12 +230,12 @@ class Race:
         return self.ledger.folder / MODELS / run.name
 
     def _affordable(self, way: Way) -> bool:
-        """Whether a way that was left behind would still be trained to its end in time, by what it took."""
+        """Whether there is time to train a way that was left behind no less far than it was on fewer rows."""
         if way.merges:
             return True  # it trains nothing
         before = self.standings[way.key]
         took = sum(each.seconds for each in before) / before[0].part
-        return time.monotonic() + took / self.crew.slots < self._end
+        return time.monotonic() + took / min(self.crew.slots, len(before)) < self._end
 
 
 def _whole(results: Sequence[Result]) -> bool:
