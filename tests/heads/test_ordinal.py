@@ -27,7 +27,7 @@ def planted(n: int = 4000, d: int = 5) -> tuple[torch.Tensor, torch.Tensor, torc
 def solved(features: torch.Tensor, levels: torch.Tensor) -> OrdinalHead:
     head = OrdinalHead(TASK, [MEAN], features.shape[1])
     found = solve(
-        Basis([Block.of(features)]).leading(99),
+        Basis([Block.of(features)]).span(torch.eye(features.shape[1])),
         lambda scores, extra: head.objective(scores, levels, extra),
         1,
         1e-6,

@@ -239,9 +239,9 @@ def test_the_penalty_found_on_a_part_is_the_same_prior_for_all(
     solved: list[tuple[int, float]] = []
     plain = trial.solve
 
-    def solve(leading, loss, outputs, penalty, **how):
-        solved.append((len(leading.rows), penalty))
-        return plain(leading, loss, outputs, penalty, **how)
+    def solve(subspace, loss, outputs, penalty, **how):
+        solved.append((len(subspace.rows), penalty))
+        return plain(subspace, loss, outputs, penalty, **how)
 
     monkeypatch.setattr(trial, "solve", solve)
     monkeypatch.setattr(trial, "FEWEST", 50)

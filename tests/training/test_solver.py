@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from taskheads.training.solver import Basis, Block, Leading, LeastSquares, Solution, Targets, solve
+from taskheads.training.solver import Basis, Block, LeastSquares, Solution, Subspace, Targets, solve
 
 N, D = 300, 12
 
@@ -39,12 +39,15 @@ def softmax_loss(targets: torch.Tensor):
 
 
 def softmax(x: torch.Tensor, y: torch.Tensor, penalty: float, **how) -> Solution:
-    leading = basis_of(x).leading(10**6)
-    return solve(leading, softmax_loss(y), int(y.max()) + 1, penalty, curvature=0.5, **how)
+    return solve(everywhere(x), softmax_loss(y), int(y.max()) + 1, penalty, curvature=0.5, **how)
 
 
 def basis_of(x: torch.Tensor) -> Basis:
     return Basis([Block.of(x)])
+
+
+def everywhere(x: torch.Tensor) -> Subspace:
+    return basis_of(x).span(torch.eye(x.shape[1], dtype=x.dtype))
 
 
 def least_squares(x: torch.Tensor, y: torch.Tensor) -> LeastSquares:
@@ -88,7 +91,7 @@ def test_binary_logistic_is_scikit_learns() -> None:
     x, penalty = features(), 0.01
     y = labels(x, 2)
     loss = lambda scores, extra: binary_cross_entropy_with_logits(scores[:, 0], y.to(scores.dtype))  # noqa: E731
-    found = solve(basis_of(x).leading(D), loss, 1, penalty, curvature=0.25, tolerance=1e-6)
+    found = solve(everywhere(x), loss, 1, penalty, curvature=0.25, tolerance=1e-6)
     other = LogisticRegression(C=1 / (N * penalty), tol=1e-10, max_iter=10_000).fit(x.double().numpy(), y)
     probability = other.predict_proba(x.double().numpy())[:, 1]
     np.testing.assert_allclose(found.scores(x)[:, 0].sigmoid(), probability, atol=1e-4)
@@ -111,7 +114,7 @@ def test_the_gradient_at_the_solution_is_zero() -> None:
 def test_the_curvature_does_not_move_the_minimiser(curvature: float) -> None:
     x = exact()
     y = labels(x.float(), 3)
-    run = partial(solve, basis_of(x).leading(D), softmax_loss(y), 3, 0.01, tolerance=1e-8, max_steps=1000)
+    run = partial(solve, everywhere(x), softmax_loss(y), 3, 0.01, tolerance=1e-8, max_steps=1000)
     found, expected = run(curvature=curvature), run(curvature=0.5)
     torch.testing.assert_close(found.scores(x).softmax(1), expected.scores(x).softmax(1), atol=1e-4, rtol=0)
 
@@ -131,10 +134,10 @@ def test_other_parameters_of_the_loss_are_solved_for_and_warm_started() -> None:
     """An offset beside an unbiased score takes the bias's place, unpenalised."""
     x = exact()
     y = labels(x.float(), 2).double()
-    leading = basis_of(x).leading(D)
+    subspace = everywhere(x)
     offset = lambda scores, extra: binary_cross_entropy_with_logits(scores[:, 0] - extra[0], y)  # noqa: E731
     plain = lambda scores, extra: binary_cross_entropy_with_logits(scores[:, 0], y)  # noqa: E731
-    run = partial(solve, leading, outputs=1, curvature=0.25, tolerance=1e-7)
+    run = partial(solve, subspace, outputs=1, curvature=0.25, tolerance=1e-7)
     biased = run(loss=plain, penalty=0.1)
     for start in (None, run(loss=offset, penalty=1.0, extra=[torch.zeros(1, dtype=x.dtype)], biased=False)):
         found = run(
@@ -148,7 +151,7 @@ def test_starting_values_are_left_alone() -> None:
     x = features()
     start = [torch.ones(1)]
     solve(
-        basis_of(x).leading(3),
+        everywhere(x),
         lambda scores, extra: (scores[:, 0] - extra[0]).square().mean(),
         1,
         0.1,
@@ -159,22 +162,25 @@ def test_starting_values_are_left_alone() -> None:
     assert not start[0].requires_grad
 
 
-def test_a_basis_with_all_axes_is_exact() -> None:
+def test_the_span_of_all_directions_is_exact() -> None:
     x = features()
-    basis = basis_of(x)
-    leading = basis.leading(D)
-    assert leading.rows.shape == (N, D)
-    torch.testing.assert_close(leading.axes.T @ leading.axes, torch.eye(D), atol=1e-5, rtol=0)
-    torch.testing.assert_close(leading.rows @ leading.axes.T + leading.mean, x, atol=1e-4, rtol=0)
-    torch.testing.assert_close(leading.rows.square().mean(0), leading.variances, rtol=1e-3, atol=1e-5)
-    assert (leading.variances[:-1] >= leading.variances[1:]).all()
+    whole = everywhere(x)
+    assert whole.rows.shape == (N, D)
+    torch.testing.assert_close(whole.axes.T @ whole.axes, torch.eye(D), atol=1e-5, rtol=0)
+    torch.testing.assert_close(whole.rows @ whole.axes.T + whole.mean, x, atol=1e-4, rtol=0)
+    covariance = whole.rows.T @ whole.rows / N
+    torch.testing.assert_close(covariance, whole.variances.diag(), rtol=1e-3, atol=1e-4)
 
 
-def test_fewer_axes_are_those_of_largest_variance() -> None:
-    basis = basis_of(features())
-    few = basis.leading(4)
-    assert few.rows.shape == (N, 4)
-    torch.testing.assert_close(few.rows, basis.leading(D).rows[:, :4])
+def test_a_span_holds_what_its_directions_give_however_they_depend_on_each_other() -> None:
+    x = exact()
+    directions = torch.randn(D, 3, generator=torch.Generator().manual_seed(5), dtype=x.dtype)
+    first, second, third = directions.T
+    dependent = torch.stack([first, -3 * first, 0 * first, second, first + second, 1e3 * third], dim=1)
+    some = basis_of(x).span(dependent)
+    assert some.axes.shape == (D, 3)
+    inside = torch.linalg.lstsq(some.axes, directions).solution
+    torch.testing.assert_close(some.rows @ inside, (x - x.mean(0)) @ directions)
 
 
 def test_rotated_features_have_the_same_scores() -> None:
@@ -191,10 +197,11 @@ def test_rotated_features_have_the_same_scores() -> None:
 def test_weights_are_of_the_features_as_they_came() -> None:
     x = features()
     y = labels(x, 3)
-    leading = basis_of(x).leading(6)
-    found = solve(leading, softmax_loss(y), 3, 0.01, curvature=0.5)
+    subspace = basis_of(x).span(torch.eye(D)[:, :6])
+    found = solve(subspace, softmax_loss(y), 3, 0.01, curvature=0.5)
     assert found.weight.shape == (D, 3)
-    inside = leading.rows @ found.inner + (found.bias + leading.mean @ found.weight)
+    assert not found.weight[6:].any()
+    inside = subspace.rows @ found.inner + (found.bias + subspace.mean @ found.weight)
     torch.testing.assert_close(found.scores(x), inside, atol=1e-4, rtol=1e-4)
 
 
@@ -211,35 +218,38 @@ def test_constant_columns(constant: slice) -> None:
         torch.testing.assert_close(softmax(x, y, 0.01).scores(x)[0].softmax(0), shares, atol=1e-3, rtol=0)
 
 
-def test_the_basis_of_few_rows_is_found_among_the_rows() -> None:
-    """With fewer rows than columns no more than rows - 1 axes have variance."""
-    x = features(30, 200)
-    basis = basis_of(x)
-    assert basis.axes.shape == (200, 29)
-    torch.testing.assert_close(basis.axes.T @ basis.axes, torch.eye(29), atol=1e-4, rtol=0)
+@pytest.mark.parametrize(("n", "d"), [(N, D), (30, 200)])
+def test_shrinking_inverts_the_covariance_and_the_penalty(n: int, d: int) -> None:
+    """Of few rows it is found among the rows, which are fewer than the columns."""
+    x = exact(n, d)
     centred = x - x.mean(0)
-    torch.testing.assert_close(centred @ basis.axes @ basis.axes.T, centred, atol=1e-3, rtol=0)
+    moment = centred.T @ torch.randn(n, 2, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
+    for penalty, found in zip((1.0, 1e-3), basis_of(x).shrunk(moment, (1.0, 1e-3)), strict=True):
+        whole = centred.T @ centred / n + penalty * torch.eye(d, dtype=x.dtype)
+        torch.testing.assert_close(whole @ found, moment)
 
 
 @pytest.mark.parametrize("n", [N, D - 2])
 def test_a_basis_does_not_depend_on_how_its_columns_are_cut_into_blocks(n: int) -> None:
     x = exact(n)
     whole, cut = (Basis([Block.of(part) for part in x.split(sizes, dim=1)]) for sizes in ([D], [5, 1, D - 6]))
-    torch.testing.assert_close(cut.variances, whole.variances)
     y = torch.randn(n, 2, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
     mine, other = (LeastSquares(basis, Targets(y)).solutions([0.1])[0] for basis in (cut, whole))
     torch.testing.assert_close(mine.weight, other.weight)
-    (rows, axes), (expected, turned) = ((each.rows, each.axes) for each in (cut.leading(4), whole.leading(4)))
+    directions = torch.randn(D, 4, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    (rows, axes), (expected, turned) = (
+        (each.rows, each.axes) for each in (cut.span(directions), whole.span(directions))
+    )
     torch.testing.assert_close(rows @ axes.T, expected @ turned.T)
     some = [0, 4, 5, 9]
     torch.testing.assert_close(cut.columns(some), x[:, some] - x[:, some].mean(0))
 
 
-def test_leading_rows_may_be_a_part_of_the_rows() -> None:
+def test_the_rows_may_be_a_part_of_all() -> None:
     x = features()
     y = labels(x, 3)
-    whole = basis_of(x).leading(D)
-    half = Leading(whole.rows[::2], whole.variances, whole.axes, whole.mean)
+    whole = everywhere(x)
+    half = Subspace(whole.rows[::2], whole.variances, whole.axes, whole.mean)
     found = solve(half, softmax_loss(y[::2]), 3, 0.05, curvature=0.5, tolerance=1e-6)
     alone = softmax(x[::2], y[::2], 0.05, tolerance=1e-6)
     torch.testing.assert_close(found.scores(x).softmax(1), alone.scores(x).softmax(1), atol=1e-3, rtol=0)

@@ -85,7 +85,7 @@ class FrozenFeatures:
                 if isinstance(whole, Words):
                     taken[read], lengths = _words_at(whole, rows)
                 else:
-                    taken[read] = whole[torch.from_numpy(rows)]
+                    taken[read] = whole.index_select(0, torch.from_numpy(rows))
             found.append(taken)
         return Gathered(head.gather(found), lengths)
 
@@ -93,7 +93,7 @@ class FrozenFeatures:
         """One pooled read of these rows, [rows, width]."""
         whole = self._found[request.form][read]
         assert isinstance(whole, torch.Tensor)
-        return whole[torch.from_numpy(self._at(request, examples))]
+        return whole.index_select(0, torch.from_numpy(self._at(request, examples)))
 
     def once(self, what: str, head: Head, examples: Examples, make: Callable[[], Sized]) -> Sized:
         """What `make` derives from these features of these rows, kept under the name `what` for the next head
@@ -170,4 +170,5 @@ def _words_at(words: Words, rows: np.ndarray) -> tuple[torch.Tensor, list[int]]:
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     taken = lengths[rows]
     within = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
-    return words.values[torch.from_numpy(np.repeat(starts[rows], taken) + within)], taken.tolist()
+    at = np.repeat(starts[rows], taken) + within
+    return words.values.index_select(0, torch.from_numpy(at)), taken.tolist()

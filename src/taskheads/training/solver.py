@@ -1,13 +1,13 @@
 """Convex heads on frozen features, solved to convergence.
 
 Every such head is a linear map of the features followed by a convex loss: softmax, logistic, squared,
-cumulative, or the negative log-likelihood of a linear-chain CRF. It is found in the features' principal
-axes (`Basis`), which are computed once and shared by all penalties, and by all tasks on the same rows:
+cumulative, or the negative log-likelihood of a linear-chain CRF. What it is solved with is computed once
+for all tasks on the same rows (`Basis`):
 
-* least squares is diagonal there, so one product with the targets gives the solutions for all penalties;
-* for any other loss, whose curvature is about `curvature * variance` along an axis, scaling each axis by
-  1 / sqrt(curvature * variance + penalty) makes L-BFGS converge in a few dozen steps at any penalty, and
-  the axes of least variance, which a penalised solution hardly uses, need not be carried along.
+* least squares takes the features' covariance as a tridiagonal matrix, whatever penalties and targets;
+* any other loss is minimised over the combinations of a few directions (`Subspace`), in their principal
+  axes. Its curvature along an axis is about `curvature * variance`; scaling each axis by
+  1 / sqrt(curvature * variance + penalty) makes L-BFGS converge in a few dozen steps at any penalty.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch.nn.functional import linear
+from scipy.linalg import qr
+from torch.nn.functional import linear, normalize
+
+from taskheads.training.tridiagonal import Tridiagonal
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +47,13 @@ class Block:
 
 
 class Basis:
-    """The mean and the principal axes of features [n, d], given as blocks side by side.
+    """The mean and the covariance of features [n, d], given as blocks side by side.
 
     `product` gives the product of two blocks, where that is kept for other bases with the same blocks.
 
     Attributes
     ----------
     mean, scale: [d], of all blocks.
-    axes: [d, r], variances: [r], by falling variance; axes whose variance is rounding noise are left out.
     """
 
     def __init__(
@@ -62,27 +64,24 @@ class Basis:
         self.scale = torch.cat([torch.full_like(block.mean, block.scale) for block in blocks])
         ends = np.cumsum([len(block.mean) for block in blocks]).tolist()
         self._places = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-        self._leading: dict[int, Leading] = {}
+        self._inside: torch.Tensor | None = None
         n, d = len(blocks[0].centred), len(self.mean)
         if n < d:
-            # The axes are combinations of the rows: found among these, which are fewer.
-            rows = torch.cat([block.centred for block in blocks], dim=1).double()
-            variances, axes = torch.linalg.eigh(rows @ rows.T / n)
+            # Solutions are combinations of the rows, which are fewer: the covariance is that in their space.
+            rows = torch.cat([block.centred for block in blocks], dim=1)
+            self._inside = torch.linalg.qr(rows.T).Q
+            rows = rows @ self._inside
+            covariance = rows.T @ rows
         else:
-            covariance = self.mean.new_zeros(d, d)  # its lower half, which is all that `eigh` reads
-            for i, below in enumerate(self._places):
-                for j, left in enumerate(self._places[: i + 1]):
-                    covariance[below, left] = product(blocks[i], blocks[j])
-            variances, axes = torch.linalg.eigh(covariance.div_(n))
-        kept = variances > 1e-6 * variances[-1].clamp_min(1e-30)
-        variances, axes = variances[kept].flip(0), axes[:, kept].flip(1)
-        if n < d:
-            axes = rows.T @ (axes / (n * variances).sqrt())
-        self.variances, self.axes = variances.to(self.mean.dtype), axes.to(self.mean.dtype)
+            covariance = self.mean.new_zeros(d, d)  # its upper half, which is all that is read
+            for i, above in enumerate(self._places):
+                for j, right in enumerate(self._places[i:], i):
+                    covariance[above, right] = product(blocks[i], blocks[j])
+        self._covariance = Tridiagonal(covariance.div_(n))
 
     @property
     def nbytes(self) -> int:
-        return self.axes.nbytes + sum(block.nbytes for block in self.blocks)
+        return self._covariance.nbytes + sum(block.nbytes for block in self.blocks)
 
     def columns(self, at: Sequence[int]) -> torch.Tensor:
         """The centred features in some columns, ascending, [n, len(at)]."""
@@ -92,19 +91,29 @@ class Basis:
         ]
         return torch.cat(found, dim=1)
 
-    def leading(self, count: int) -> Leading:
-        """The rows in the `count` axes of largest variance (all of them, where there are fewer)."""
-        if count not in self._leading:
-            axes = self.axes[:, :count]
-            rows = self.axes.new_zeros(len(self.blocks[0].centred), axes.shape[1])
-            for block, place in zip(self.blocks, self._places, strict=True):
-                rows.addmm_(block.centred, axes[place])
-            self._leading[count] = Leading(rows, self.variances[:count], axes, self.mean)
-        return self._leading[count]
+    def shrunk(self, moment: torch.Tensor, penalties: Sequence[float]) -> list[torch.Tensor]:
+        """(covariance + penalty)^-1 @ moment, [d, c], for each penalty; `moment` [d, c] is a combination of
+        the rows."""
+        if self._inside is None:
+            return self._covariance.solve(moment, penalties)
+        found = self._covariance.solve(self._inside.T @ moment, penalties)
+        return [self._inside @ each for each in found]
+
+    def span(self, directions: torch.Tensor) -> Subspace:
+        """The rows in the space spanned by directions [d, m], of which k <= m are independent."""
+        columns = normalize(directions, dim=0).numpy()
+        # With pivoting, those that depend on others come last.
+        axes, sizes, _ = qr(columns, mode="economic", pivoting=True, check_finite=False)
+        axes = torch.from_numpy(axes[:, np.abs(sizes.diagonal()) > 1e-4])
+        rows = self.mean.new_zeros(len(self.blocks[0].centred), axes.shape[1])
+        for block, place in zip(self.blocks, self._places, strict=True):
+            rows.addmm_(block.centred, axes[place])
+        variances, turn = torch.linalg.eigh(rows.T @ rows / len(rows))
+        return Subspace(rows @ turn, variances.clamp_min(0), axes @ turn, self.mean)
 
 
 @dataclass
-class Leading:
+class Subspace:
     """Rows [n, k] in principal axes [d, k] with these variances [k]; `mean` [d] is taken out of them."""
 
     rows: torch.Tensor
@@ -158,22 +167,19 @@ class LeastSquares:
 
     def __init__(self, basis: Basis, targets: Targets) -> None:
         self.basis, self.centre = basis, targets.centre
-        self.moment = basis.axes.T @ torch.cat([targets.moment(block) for block in basis.blocks])
+        self.moment = torch.cat([targets.moment(block) for block in basis.blocks])
 
     def solutions(self, penalties: Sequence[float]) -> list[Solution]:
         """A solution for each penalty."""
-        basis, moment = self.basis, self.moment
-        # One product for all penalties: with few outputs, reading the axes is what takes time.
-        inner = torch.cat([moment / (basis.variances + penalty)[:, None] for penalty in penalties], dim=1)
-        weights = (basis.axes @ inner).split(moment.shape[1], dim=1)
+        weights = self.basis.shrunk(self.moment, penalties)
         return [
-            Solution(weight, self.centre - basis.mean @ weight, penalty)
+            Solution(weight, self.centre - self.basis.mean @ weight, penalty)
             for weight, penalty in zip(weights, penalties, strict=True)
         ]
 
 
 def solve(
-    leading: Leading,
+    subspace: Subspace,
     loss: Loss,
     outputs: int,
     penalty: float,
@@ -185,7 +191,7 @@ def solve(
     tolerance: float = 5e-5,
     max_steps: int = 100,
 ) -> Solution:
-    """The minimiser of mean `loss` + penalty / 2 * |W|^2 over W in the leading axes, the bias and `extra`.
+    """The minimiser of mean `loss` + penalty / 2 * |W|^2 over W in a subspace, the bias and `extra`.
 
     Parameters
     ----------
@@ -195,21 +201,21 @@ def solve(
         depends on it, the minimiser does not.
     extra: starting values of the loss's other, unpenalised parameters.
     biased: whether there is an unpenalised bias.
-    start: a solution in the same axes, to start from.
+    start: a solution in the same subspace, to start from.
     tolerance: L-BFGS stops when no entry of the gradient exceeds it, in units in which an unpenalised axis
         has variance one, or when a step lowers the loss by less than four times its square (by default, what
         single precision can tell).
     max_steps: L-BFGS steps at most.
     """
-    rows = leading.rows
+    rows = subspace.rows
     # What is not penalised is scaled as an axis of variance one would be without a penalty.
     unit = curvature**-0.5
-    scale = torch.rsqrt(curvature * leading.variances + penalty)
+    scale = torch.rsqrt(curvature * subspace.variances + penalty)
     # An output's weights stand together: the gradient then reads the rows in the order in which they stand.
     if start is None or start.inner is None:
         scaled, shift = rows.new_zeros(outputs, rows.shape[1]), rows.new_zeros(outputs)
     else:
-        scaled, shift = start.inner.T / scale, (start.bias + leading.mean @ start.weight) / unit
+        scaled, shift = start.inner.T / scale, (start.bias + subspace.mean @ start.weight) / unit
     others = [value.detach() / unit for value in (extra if start is None else start.extra)]
     free = [scaled, *([shift] if biased else []), *others]
     for parameter in free:
@@ -234,10 +240,10 @@ def solve(
 
     optimiser.step(objective)
     inner = (scaled * scale).detach().T
-    weight = leading.axes @ inner
+    weight = subspace.axes @ inner
     return Solution(
         weight,
-        shift.detach() * unit - leading.mean @ weight,
+        shift.detach() * unit - subspace.mean @ weight,
         penalty,
         [value.detach() * unit for value in others],
         inner,

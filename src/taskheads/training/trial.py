@@ -17,14 +17,15 @@ from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.labels import encode
 from taskheads.tasks.task import Examples, Task, TaskData
 from taskheads.training.basis import basis_of
-from taskheads.training.solver import Basis, Block, Leading, LeastSquares, Solution, Targets, solve
+from taskheads.training.solver import Basis, Block, LeastSquares, Solution, Subspace, Targets, solve
 
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 # Of a head on its `plain` features alone: next to none.
 PLAIN_PENALTY = 1e-4
-# Principal axes that a head without a closed form is solved in. On the data sets of `benchmarks/quality.py`
-# scores do not rise beyond this number.
-AXES = 512
+# A head without a closed form is sought among the combinations of what least squares finds at two penalties,
+# the best one and so many times that: few directions, and those that tell the outputs apart. On the data sets
+# of `benchmarks/quality.py` scores are a little lower with one of the two, and with 512 principal axes.
+SMOOTHER = 10
 # Steps from zero after which a solution of largest likelihood is nearly as good as it will be. The curvature
 # p (1 - p) is about a tenth of that of squares, and so is the penalty that shrinks as much; below `LEAST` it
 # is the steps that end too soon.
@@ -32,7 +33,7 @@ FEW_STEPS = 8
 LIGHTER, LEAST = 0.1, 1e-3
 # Multiplications of one pass over the rows up to which the penalty is searched on all of them; above, on as
 # many rows as that allows. A head with few outputs takes as long as one with `THIN`: reading the rows does.
-SEARCHED = 5 * 10**8
+SEARCHED = 10**9
 THIN = 16
 # Rows that the search has at least, if there are so many: in all, and for each output.
 FEWEST, ROWS_AN_OUTPUT = 500, 8
@@ -40,7 +41,7 @@ FEWEST, ROWS_AN_OUTPUT = 500, 8
 ROUGHLY = 3e-4
 
 # Rows in principal axes, their targets, and the lengths of what they are the words of.
-Rows = tuple[Leading, torch.Tensor, list[int] | None]
+Rows = tuple[Subspace, torch.Tensor, list[int] | None]
 
 
 @dataclass
@@ -137,13 +138,14 @@ class Trial:
         A few steps at a middling penalty show how good it will be: only where they come up to the rival is
         the penalty searched for, on as many rows as is cheap.
         """
-        leading = self.basis.leading(AXES)
-        whole: Rows = (leading, self.answers.train, self.lengths)
+        found = self.squares.solutions([rival.penalty, SMOOTHER * rival.penalty])
+        subspace = self.basis.span(torch.cat([each.weight for each in found], dim=1))
+        whole: Rows = (subspace, self.answers.train, self.lengths)
         middling = _nearest(max(LIGHTER * rival.penalty, LEAST))
         first = self._solve(whole, PENALTIES[middling], None, max_steps=FEW_STEPS)
         if self._judge(first, "first steps").utility < rival.utility:
             return rival
-        part = SEARCHED / max(1, leading.rows.numel() * max(self.head.outputs, THIN))
+        part = SEARCHED / max(1, subspace.rows.numel() * max(self.head.outputs, THIN))
         best = self._climbed(whole, middling, first) if part >= 1 else self._of_sample(whole, part)
         fitted = self._told(self._judge(self._solve(whole, best.penalty, best), "maximum likelihood"))
         return fitted if fitted.utility >= rival.utility else rival
@@ -199,11 +201,11 @@ class Trial:
         return metric_value(head, self.answers.truth, head.decide(scores, self.dev_lengths))
 
     def _solve(self, rows: Rows, penalty: float, start: Solution | None, **how: float) -> Solution:
-        (leading, targets, lengths), head = rows, self.head
+        (subspace, targets, lengths), head = rows, self.head
         assert head.curvature is not None
         with torch.enable_grad():
             return solve(
-                leading,
+                subspace,
                 lambda scores, extra: head.objective(scores, targets, extra, lengths),
                 head.outputs,
                 penalty,
@@ -216,7 +218,7 @@ class Trial:
 
     def _sample(self, whole: Rows, part: float) -> Rows:
         """Evenly spaced rows, about `part` of all."""
-        leading, targets, lengths = whole
+        subspace, targets, lengths = whole
         n = len(targets) if lengths is None else len(lengths)
         count = max(int(n * part), min(n, max(FEWEST, ROWS_AN_OUTPUT * self.head.outputs)))
         rows = np.unique(np.linspace(0, n - 1, count).astype(int))
@@ -227,7 +229,7 @@ class Trial:
             kept = np.flatnonzero(np.repeat(chosen, lengths))
             lengths = [lengths[row] for row in rows]
         at = torch.from_numpy(kept)
-        return replace(leading, rows=leading.rows[at]), targets[at], lengths
+        return replace(subspace, rows=subspace.rows[at]), targets[at], lengths
 
 
 def _nearest(penalty: float) -> int:
