@@ -31,6 +31,8 @@ from taskheads.training.solving import Solved, solve
 
 # Rows of a split below which a part of them would tell nothing.
 FEWEST = 200
+# Looks at dev in a training on a part of the rows: more would take most of its time.
+_LOOKS = 2
 
 
 class OutOfTime(TrainingError):
@@ -125,6 +127,9 @@ class Bench:
         watch = Stopwatch(time.monotonic() + run.seconds, self.stopped)
         suite, solved = self.begun(run.part)
         suite, began = replace(suite, seed=run.seed), time.monotonic()
+        training: dict[str, Any] = {"minutes": run.minutes}
+        if run.part < 1:
+            training["evaluations"] = min(_LOOKS, Recipe.of(suite.training).evaluations)
         told: dict[str, Any] = {"way": run.way.to_json(), "seed": run.seed, "part": run.part}
         reset_peak()
         try:
@@ -137,7 +142,7 @@ class Bench:
                     run.way.applied(suite),
                     out=run.keep,
                     backbone=self.backbone,
-                    training={"minutes": run.minutes},
+                    training=training,
                     resume=run.keep is not None,
                     solved=solved,
                     watch=watch,

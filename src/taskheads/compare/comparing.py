@@ -54,9 +54,10 @@ def compare(
     Every candidate is what `fit` makes: a task keeps its frozen head where tuning does not help it on dev
     (but under "full"). Candidates run on a part of the train and dev rows first; the best third goes on to
     three times as many (see `halving`), by the mean of the tasks' dev scores over all seeds. The best of all
-    is trained on all rows, in half of the budget or more, and others, the best first, where time is left to
-    train them no less far than before. The heads on the frozen backbone are always there, as what the others
-    are measured by. Those that reach all rows are judged on test, once.
+    is trained on all rows, in what is left of the budget, and others, the best first, where there is time to
+    train them no less far than before. The heads on the frozen backbone and full fine-tuning, if it is a
+    candidate, are always there, as what the others are measured by. Those that reach all rows are judged on
+    test, once.
 
     Parameters
     ----------

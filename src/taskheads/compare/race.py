@@ -22,6 +22,12 @@ from taskheads.tasks.suite import Suite
 # Of a run's time, what tuning may take as long as nothing says how long the rest of a run takes.
 _TUNING = 0.75
 _LEAST_MINUTES = 0.02
+# Of all time, what the rungs before the last one have together, and by what factor rows grow from one to the
+# next at least.
+_EXPLORING = 1 / 3
+_GROWTH = 2
+# Full fine-tuning, and how many times the share of another way it may take on the last rung.
+_FULL, _FULL_SHARE = Way("full", {"tune": "full"}), 2.0
 FROZEN = "frozen"
 MODELS = "models"
 
@@ -32,8 +38,8 @@ class Race:
     Parameters
     ----------
     suite: with all rows. crew: who runs. ledger: what is there already is not run again, and its time counts.
-    seconds: of the clock, for all rungs: half of it for the last one, whose best is what comes of it all, and
-        an equal share of the other half for each of those before.
+    seconds: of the clock, for all rungs: two thirds of it for the last one, from which all comes that is told
+        on test, and equal shares of the rest for those before.
     seeds: of each candidate but the frozen heads, which have no use for one.
 
     Attributes
@@ -51,27 +57,22 @@ class Race:
         self._scales: dict[float, dict[str, float]] = {}
         self._apart = apart(suite.tasks)
         self._began = time.monotonic() - ledger.spent
-        self._end, self._half = self._began + seconds, seconds / 2
+        self._end, self._explored = self._began + seconds, self._began + _EXPLORING * seconds
 
     def run(self, ways: Sequence[Way], search: Search) -> None:
         """Run the ways, the frozen heads first, and what `search` proposes beside them."""
         frozen, rest = ways[0], list(ways[1:])
         self.ways |= {way.key: way for way in ways}
-        # A rung whose rows are all that there are would only run the same twice.
-        parts = [
-            part
-            for part in parts_of(len(rest) + search.count)
-            if part == 1.0 or rows_at(self.suite, part) < rows_at(self.suite, 1.0)
-        ]
+        parts = self._parts(len(rest) + search.count)
         for rung, part in enumerate(parts):
             now, last = time.monotonic(), rung == len(parts) - 1
-            deadline = self._end
-            if not last:
-                deadline = now + max(0.0, self._end - self._half - now) / (len(parts) - 1 - rung)
-            self._go([Run(frozen, self.seeds[0], part)], 1, deadline, keep=last)
-            # In the end the best may take all the time that it has use for.
-            count = 1 if rung and last else left(len(rest), rung)
-            going, behind = self._going(rest, count)
+            before = len(parts) - 1 - rung
+            deadline = self._end if last else now + max(0.0, self._explored - now) / before
+            self._go([Run(frozen, self.seeds[0], part)], [1.0], deadline, keep=last)
+            going = self._finalists(rest) if rung and last else rest[: left(len(rest), rung)]
+            if any(way.merges for way in going) and self._apart not in going:
+                going.append(self._apart)
+            behind = [way for way in rest if way not in going]
             proposed = search.count if rung == 0 else 0
             if self._apart in going:  # before what is merged of it
                 going.remove(self._apart)
@@ -81,7 +82,8 @@ class Race:
             runs = chain(
                 self._runs(going, part), self._proposed(search, proposed, part), self._runs(further, part)
             )
-            self._go(runs, self._shares(going) + proposed * len(self.seeds), deadline, keep=last)
+            shares = self._shares(going, _FULL_SHARE if rung and last else 1.0)
+            self._go(runs, shares + [1.0] * proposed * len(self.seeds), deadline, keep=last)
             rest = [self.ways[key] for key in self.ranking() if key != frozen.key]
 
     def ranking(self) -> list[str]:
@@ -126,17 +128,28 @@ class Race:
         """Where the models of a finalist are, seed by seed."""
         return [self._model(Run(self.ways[key], each.seed, 1.0)) for each in self.standings[key]]
 
-    def _going(self, rest: Sequence[Way], count: int) -> tuple[list[Way], list[Way]]:
-        """The first so many, with what merges among them are made of, and those left behind."""
-        going = list(rest[:count])
-        if any(way.merges for way in going) and self._apart not in going:
-            going.append(self._apart)
-        return going, [way for way in rest if way not in going]
+    def _parts(self, count: int) -> list[float]:
+        """The parts of the rows on which so many candidates run, none twice on next to the same rows."""
+        rows = {part: rows_at(self.suite, part) for part in parts_of(count)}
+        found: list[float] = []
+        for part in rows:
+            if not found or part == 1.0 or rows[part] >= _GROWTH * rows[found[-1]]:
+                found.append(part)
+        return [part for part in found if part == 1.0 or rows[part] < rows[1.0]]
 
-    def _shares(self, ways: Sequence[Way]) -> int:
-        """By how many the time of these ways is divided; merges train nothing, and have one share in all."""
-        tuned = sum(not way.merges for way in ways)
-        return (tuned + (tuned < len(ways))) * len(self.seeds)
+    def _finalists(self, ranked: Sequence[Way]) -> list[Way]:
+        """Full fine-tuning, which others are measured by, if it is a candidate that did not fail; and the
+        first of the others."""
+        ways = self.ways.values()
+        full = [way for way in ways if way == _FULL and _whole(self.standings.get(way.key, []))]
+        return [*full, *[way for way in ranked if way != _FULL][:1]]
+
+    def _shares(self, ways: Sequence[Way], of_full: float = 1.0) -> list[float]:
+        """In what proportion the ways have the time, seed by seed; merges train nothing, and have one share
+        in all."""
+        shares = [of_full if way == _FULL else 1.0 for way in ways if not way.merges]
+        merging = [1.0] if len(shares) < len(ways) else []
+        return [share for share in [*shares, *merging] for _ in self.seeds]
 
     def _runs(self, ways: Iterable[Way], part: float) -> Iterator[Run]:
         """The ways seed by seed; of merges those whose models are there."""
@@ -162,8 +175,8 @@ class Race:
             if way is not None and way.key not in self.ways:
                 yield from self._runs([way], part)
 
-    def _go(self, runs: Iterable[Run], count: int, deadline: float, *, keep: bool) -> None:
-        """Have the runs run, each with its share of the time, of which there are `count`.
+    def _go(self, runs: Iterable[Run], shares: Sequence[float], deadline: float, *, keep: bool) -> None:
+        """Have the runs run, each with its share of the time; those beyond `shares` have what is left.
 
         None but the frozen heads is begun that would not be over by the deadline. As long as none has ended
         with a score on these rows, the next may take half of all that is left, where that is more.
@@ -187,7 +200,8 @@ class Race:
             least = self._expected(run)
             if not frozen and now + (0.0 if least is None else least.seconds) >= until:
                 continue
-            share = (deadline - now) * min(1.0, self.crew.slots / max(1, count - begun + 1))
+            ahead = shares[begun - 1 :]
+            share = (deadline - now) * min(1.0, self.crew.slots * ahead[0] / sum(ahead) if ahead else 1.0)
             tuning = _TUNING * share if least is None else share - least.beside
             run = replace(
                 run,
