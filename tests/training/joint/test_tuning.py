@@ -14,6 +14,8 @@ from taskheads.errors import ConfigError, TrainingError
 from taskheads.model.model import Model
 from taskheads.report.page import page
 from taskheads.tasks.suite import Suite
+from taskheads.training.joint.loop import Run
+from taskheads.training.joint.recipe import Recipe
 from taskheads.training.solving import solve
 from tests.small_models import tiny_backbone
 from tests.training.joint.planted import planted
@@ -70,6 +72,16 @@ def numbers(answer: Any) -> list[float]:
         inside = answer.values() if isinstance(answer, dict) else answer
         return [number for each in inside for number in numbers(each)]
     return [answer] if isinstance(answer, float) else []
+
+
+@pytest.mark.parametrize(("tune", "minutes"), [("full", 8.0), ("auto", 6.0)])
+def test_time_for_private_layers_is_left_only_where_there_may_be_some(
+    monkeypatch: pytest.MonkeyPatch, tune: str, minutes: float
+) -> None:
+    given, train = list[Recipe](), Run.train
+    monkeypatch.setattr(Run, "train", lambda run: (given.append(run.recipe), train(run))[1])
+    tuned(tune, minutes=8)
+    assert given[0].minutes == minutes
 
 
 def test_a_group_of_tasks_is_tuned_as_if_there_were_no_other(tmp_path: Path) -> None:

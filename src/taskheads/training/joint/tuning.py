@@ -226,7 +226,8 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     tasks, frozen, recipe, made = stages.tasks, stages.frozen, stages.recipe, stages.made
     ours = SHARED if len(tasks) == len(made.kept) else f"{SHARED} {'+'.join(tasks)}"
     heads = {name: starting_head(backbone, data, features) for name, data in tasks.items()}
-    most = recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
+    # Without private layers to come after it the shared run has all the time.
+    most = recipe if full else recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
     found = stages.branch(ours, partial(_begin_on_copy, stages, backbone, heads), most)
     recipe = recipe.model_copy(update={"lr": found.course.lr, "rates": ()})
     for name, fitted in found.fitted.items():
