@@ -6,6 +6,7 @@ import copy
 import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from taskheads.backbone.backbone import Backbone
@@ -93,7 +94,9 @@ def _counts(data: TaskData) -> dict[str, int]:
     """How often each label occurs in train; empty for numbers and for search."""
     if not data.task.labels:
         return {}
-    counts: Counter = Counter()
-    for target in data.splits["train"].targets:
-        counts.update(map(str, target) if isinstance(target, list) else [str(target)])
+    targets = data.splits["train"].targets
+    labels = chain.from_iterable(each if isinstance(each, list) else (each,) for each in targets)
+    counts: Counter[str] = Counter()
+    for label, count in Counter(labels).items():
+        counts[str(label)] += count
     return {str(label): counts[str(label)] for label in data.task.labels}

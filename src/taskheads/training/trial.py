@@ -23,9 +23,10 @@ PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 # Of a head on its `plain` features alone: next to none.
 PLAIN_PENALTY = 1e-4
 # A head without a closed form is sought among the combinations of what least squares finds at two penalties,
-# the best one and so many times that: few directions, and those that tell the outputs apart. On the data sets
-# of `benchmarks/quality.py` scores are a little lower with one of the two, and with 512 principal axes.
-SMOOTHER = 10
+# the best one and so many times that: few directions, and those that tell the outputs apart. Where that makes
+# more than `DIRECTIONS`, the best one alone. On the data sets of `benchmarks/quality.py` scores are a little
+# lower with one of the two, and with 512 principal axes.
+SMOOTHER, DIRECTIONS = 10, 256
 # Steps from zero after which a solution of largest likelihood is nearly as good as it will be. The curvature
 # p (1 - p) is about a tenth of that of squares, and so is the penalty that shrinks as much; below `LEAST` it
 # is the steps that end too soon.
@@ -138,7 +139,8 @@ class Trial:
         A few steps at a middling penalty show how good it will be: only where they come up to the rival is
         the penalty searched for, on as many rows as is cheap.
         """
-        found = self.squares.solutions([rival.penalty, SMOOTHER * rival.penalty])
+        penalties = [rival.penalty, SMOOTHER * rival.penalty]
+        found = self.squares.solutions(penalties[: max(1, DIRECTIONS // self.head.outputs)])
         subspace = self.basis.span(torch.cat([each.weight for each in found], dim=1))
         whole: Rows = (subspace, self.answers.train, self.lengths)
         middling = _nearest(max(LIGHTER * rival.penalty, LEAST))
