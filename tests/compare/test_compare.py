@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,24 @@ def test_a_training_is_stopped_when_all_its_time_is_over() -> None:
     assert result.problem is not None
     assert result.problem.startswith("its time was over after step 1 of ")
     assert not result.dev
+
+
+@pytest.mark.parametrize(("part", "said", "looks"), [(0.5, 6, 2), (0.5, 1, 1), (1.0, 6, 6)])
+def test_a_training_on_a_part_of_the_rows_looks_at_dev_twice_at_most(
+    monkeypatch: pytest.MonkeyPatch, part: float, said: int, looks: int
+) -> None:
+    taken: list[int] = []
+
+    def fitted(of: Any, *, training: Any, **more: Any) -> Model:
+        taken.append((of.training | training)["evaluations"])
+        return th.fit(of, training=training, **more)
+
+    monkeypatch.setattr(bench, "fit", fitted)
+    few = replace(suite(("size",)), training={"steps": 6, "evaluations": said})
+    way = way_of("full")
+    assert way is not None
+    Bench(few, tiny_backbone(), th.FeatureCache(limit_bytes=0)).run(Run(way, 0, part))
+    assert taken == [looks]
 
 
 def test_a_rung_on_all_rows_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

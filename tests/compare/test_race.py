@@ -100,6 +100,15 @@ def test_full_fine_tuning_is_trained_to_its_end_however_it_did_on_few_rows(
     assert methods["full"] == PLANNED > methods[WAYS[0]] > FEWEST
 
 
+def test_no_rung_has_next_to_the_same_rows_as_the_one_before(
+    raced: Callable[..., tuple[Race, Timed]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskheads.compare.race.parts_of", lambda _: [1 / 9, 1 / 3, 1.0])
+    monkeypatch.setattr("taskheads.compare.race.rows_at", lambda _, part: max(200, round(1000 * part)))
+    _, crew = raced(400.0)
+    assert {run.part for run, _ in crew.begun} == {1 / 9, 1.0}
+
+
 def test_one_that_takes_longer_than_others_is_stopped_and_not_begun_again(
     raced: Callable[..., tuple[Race, Timed]],
 ) -> None:

@@ -259,6 +259,25 @@ def test_the_penalty_found_on_a_part_is_the_same_prior_for_all(
         assert value_on(fitted, data, features, "test") > DATA[kind][1] - 0.05
 
 
+@pytest.mark.parametrize(("most", "directions"), [(256, 4), (3, 2)])
+def test_many_outputs_are_sought_in_what_one_penalty_gives(
+    table: Table, monkeypatch: pytest.MonkeyPatch, most: int, directions: int
+) -> None:
+    """Of three classes' directions two are independent."""
+    sought: list[int] = []
+    plain = trial.solve
+
+    def solve(subspace, *given, **how):
+        sought.append(subspace.rows.shape[1])
+        return plain(subspace, *given, **how)
+
+    monkeypatch.setattr(trial, "solve", solve)
+    monkeypatch.setattr(trial, "DIRECTIONS", most)
+    data = classify(3)
+    fit_head(table.backbone, data, table.features(data))
+    assert set(sought) == {directions}
+
+
 def test_the_likelihood_is_maximised_where_it_does_better(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from taskheads.compare.expecting import Expected, expected
 from taskheads.compare.halving import left, parts_of, ranked
 from taskheads.compare.ledger import Ledger
 from taskheads.compare.searching import Search
-from taskheads.compare.ways import Way, apart
+from taskheads.compare.ways import Way, apart, way_of
 from taskheads.model.features import Progress
 from taskheads.tasks.suite import Suite
 
@@ -27,7 +27,7 @@ _LEAST_MINUTES = 0.02
 _EXPLORING = 1 / 3
 _GROWTH = 2
 # Full fine-tuning, and how many times the share of another way it may take on the last rung.
-_FULL, _FULL_SHARE = Way("full", {"tune": "full"}), 2.0
+_FULL, _FULL_SHARE = way_of("full"), 2.0
 FROZEN = "frozen"
 MODELS = "models"
 
@@ -65,19 +65,18 @@ class Race:
         self.ways |= {way.key: way for way in ways}
         parts = self._parts(len(rest) + search.count)
         for rung, part in enumerate(parts):
-            now, last = time.monotonic(), rung == len(parts) - 1
-            before = len(parts) - 1 - rung
-            deadline = self._end if last else now + max(0.0, self._explored - now) / before
+            now, following = time.monotonic(), len(parts) - 1 - rung
+            last = not following
+            deadline = self._end if last else now + max(0.0, self._explored - now) / following
             self._go([Run(frozen, self.seeds[0], part)], [1.0], deadline, keep=last)
             going = self._finalists(rest) if rung and last else rest[: left(len(rest), rung)]
-            if any(way.merges for way in going) and self._apart not in going:
-                going.append(self._apart)
-            behind = [way for way in rest if way not in going]
+            merging = self._apart in going or any(way.merges for way in going)
+            alone = [self._apart] if merging else []
+            going = [way for way in going if way not in alone]
+            behind = [way for way in rest if way not in [*alone, *going]]
             proposed = search.count if rung == 0 else 0
-            if self._apart in going:  # before what is merged of it
-                going.remove(self._apart)
-                shares = self._shares([self._apart, *going])
-                self._go(self._runs([self._apart], part), shares, deadline, keep=True)
+            if alone:  # before what is made of it
+                self._go(self._runs(alone, part), self._shares([*alone, *going]), deadline, keep=True)
             further = (way for way in behind if last and self._affordable(way))
             runs = chain(
                 self._runs(going, part), self._proposed(search, proposed, part), self._runs(further, part)

@@ -24,8 +24,8 @@ PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 PLAIN_PENALTY = 1e-4
 # A head without a closed form is sought among the combinations of what least squares finds at two penalties,
 # the best one and so many times that: few directions, and those that tell the outputs apart. Where that makes
-# more than `DIRECTIONS`, the best one alone. On the data sets of `benchmarks/quality.py` scores are a little
-# lower with one of the two, and with 512 principal axes.
+# more than `DIRECTIONS`, the best one alone, which on the data sets of `benchmarks/quality.py` does a little
+# worse on the whole.
 SMOOTHER, DIRECTIONS = 10, 256
 # Steps from zero after which a solution of largest likelihood is nearly as good as it will be. The curvature
 # p (1 - p) is about a tenth of that of squares, and so is the penalty that shrinks as much; below `LEAST` it
