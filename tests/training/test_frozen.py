@@ -11,7 +11,7 @@ from taskheads.heads import TagHead
 from taskheads.model.evaluation import judged, truth_of
 from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.task import TaskData
-from taskheads.training import frozen, trial
+from taskheads.training import frozen, likelihood, trial
 from taskheads.training.frozen import fit_head
 from taskheads.training.held_out import ENOUGH, with_dev
 from taskheads.training.trial import Fitted
@@ -234,17 +234,17 @@ def test_features_of_no_variance(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_penalty_found_on_a_part_is_the_same_prior_for_all(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "SEARCHED", 1)
-    monkeypatch.setattr(trial, "ROWS_AN_OUTPUT", 30)
+    monkeypatch.setattr(likelihood, "SEARCHED", 1)
+    monkeypatch.setattr(likelihood, "ROWS_AN_OUTPUT", 30)
     solved: list[tuple[int, float]] = []
-    plain = trial.solve
+    plain = likelihood.solve
 
     def solve(subspace, loss, outputs, penalty, **how):
         solved.append((len(subspace.rows), penalty))
         return plain(subspace, loss, outputs, penalty, **how)
 
-    monkeypatch.setattr(trial, "solve", solve)
-    monkeypatch.setattr(trial, "FEWEST", 50)
+    monkeypatch.setattr(likelihood, "solve", solve)
+    monkeypatch.setattr(likelihood, "FEWEST", 50)
     for kind in ("classify", "tag"):
         data = DATA[kind][0]()
         features = table.features(data)
@@ -265,13 +265,13 @@ def test_many_outputs_are_sought_in_what_one_penalty_gives(
 ) -> None:
     """Of three classes' directions two are independent."""
     sought: list[int] = []
-    plain = trial.solve
+    plain = likelihood.solve
 
     def solve(subspace, *given, **how):
         sought.append(subspace.rows.shape[1])
         return plain(subspace, *given, **how)
 
-    monkeypatch.setattr(trial, "solve", solve)
+    monkeypatch.setattr(likelihood, "solve", solve)
     monkeypatch.setattr(trial, "DIRECTIONS", most)
     data = classify(3)
     fit_head(table.backbone, data, table.features(data))

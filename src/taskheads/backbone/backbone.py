@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from taskheads.backbone.allocating import keep_freed_blocks
 from taskheads.backbone.attention import NAME, Attention, attending
 from taskheads.backbone.changes import Change, Changes
 from taskheads.backbone.precision import Precision, as_floats, integers_of, lowered, put_integers
@@ -65,6 +66,7 @@ class Backbone:
         limit: int | None = None,
         precision: Precision = "float32",
     ) -> None:
+        keep_freed_blocks()
         self.model: Any = lowered(model, precision).eval()
         self.precision = precision
         self.name = name or type(model).__name__

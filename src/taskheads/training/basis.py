@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from taskheads.backbone.reads import Read
@@ -51,6 +50,6 @@ def equalised(features: torch.Tensor) -> Block:
     Reads differ in scale; this makes a penalty fair to all.
     """
     mean = features.mean(0)
-    rows = features.sub_(mean).numpy().reshape(-1)
-    scale = float(max(np.dot(rows, rows) / max(1, rows.size), 1e-12) ** -0.5)
+    norm = float(torch.linalg.vector_norm(features.sub_(mean)))
+    scale = max(norm**2 / max(1, features.numel()), 1e-12) ** -0.5
     return Block(features.mul_(scale), mean * scale, scale)

@@ -4,7 +4,7 @@ Every such head is a linear map of the features followed by a convex loss: softm
 cumulative, or the negative log-likelihood of a linear-chain CRF. What it is solved with is computed once
 for all tasks on the same rows (`Basis`):
 
-* least squares takes the features' covariance as a tridiagonal matrix, whatever penalties and targets;
+* least squares takes a Cholesky factor of the features' covariance for each penalty, whatever the targets;
 * any other loss is minimised over the combinations of a few directions (`Subspace`), in their principal
   axes. Its curvature along an axis is about `curvature * variance`; scaling each axis by
   1 / sqrt(curvature * variance + penalty) makes L-BFGS converge in a few dozen steps at any penalty.
@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.linalg import qr
 from torch.nn.functional import linear, normalize
 
-from taskheads.training.tridiagonal import Tridiagonal
+from taskheads.training.covariance import Covariance
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +41,7 @@ class Block:
 
     def product(self, other: Block) -> torch.Tensor:
         """centred.T @ other.centred, [w, w']."""
-        # NumPy computes one half of a product that it sees to be symmetric; torch computes both.
-        return torch.from_numpy(self.centred.numpy().T @ other.centred.numpy())
+        return self.centred.T @ other.centred
 
 
 class Basis:
@@ -77,7 +75,7 @@ class Basis:
             for i, above in enumerate(self._places):
                 for j, right in enumerate(self._places[i:], i):
                     covariance[above, right] = product(blocks[i], blocks[j])
-        self._covariance = Tridiagonal(covariance.div_(n))
+        self._covariance = Covariance(covariance.div_(n))
 
     @property
     def nbytes(self) -> int:
@@ -101,10 +99,11 @@ class Basis:
 
     def span(self, directions: torch.Tensor) -> Subspace:
         """The rows in the space spanned by directions [d, m], of which k <= m are independent."""
-        columns = normalize(directions, dim=0).numpy()
-        # With pivoting, those that depend on others come last.
-        axes, sizes, _ = qr(columns, mode="economic", pivoting=True, check_finite=False)
-        axes = torch.from_numpy(axes[:, np.abs(sizes.diagonal()) > 1e-4])
+        # In double precision their products tell apart what depends on others in single precision.
+        columns = normalize(directions.double(), dim=0)
+        squares, turn = torch.linalg.eigh(columns.T @ columns)
+        kept = squares > 1e-8
+        axes = (columns @ (turn[:, kept] * squares[kept].rsqrt())).to(directions.dtype)
         rows = self.mean.new_zeros(len(self.blocks[0].centred), axes.shape[1])
         for block, place in zip(self.blocks, self._places, strict=True):
             rows.addmm_(block.centred, axes[place])

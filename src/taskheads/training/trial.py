@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +16,9 @@ from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.labels import encode
 from taskheads.tasks.task import Examples, Task, TaskData
 from taskheads.training.basis import basis_of
-from taskheads.training.solver import Basis, Block, LeastSquares, Solution, Subspace, Targets, solve
+from taskheads.training.likelihood import Rows, likeliest
+from taskheads.training.solver import Basis, Block, LeastSquares, Solution, Targets
 
-PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 # Of a head on its `plain` features alone: next to none.
 PLAIN_PENALTY = 1e-4
 # A head without a closed form is sought among the combinations of what least squares finds at two penalties,
@@ -27,22 +26,6 @@ PLAIN_PENALTY = 1e-4
 # more than `DIRECTIONS`, the best one alone, which on the data sets of `benchmarks/quality.py` does a little
 # worse on the whole.
 SMOOTHER, DIRECTIONS = 10, 256
-# Steps from zero after which a solution of largest likelihood is nearly as good as it will be. The curvature
-# p (1 - p) is about a tenth of that of squares, and so is the penalty that shrinks as much; below `LEAST` it
-# is the steps that end too soon.
-FEW_STEPS = 8
-LIGHTER, LEAST = 0.1, 1e-3
-# Multiplications of one pass over the rows up to which the penalty is searched on all of them; above, on as
-# many rows as that allows. A head with few outputs takes as long as one with `THIN`: reading the rows does.
-SEARCHED = 10**9
-THIN = 16
-# Rows that the search has at least, if there are so many: in all, and for each output.
-FEWEST, ROWS_AN_OUTPUT = 500, 8
-# How far the search goes towards the minimum, as `tolerance` of `solve`.
-ROUGHLY = 3e-4
-
-# Rows in principal axes, their targets, and the lengths of what they are the words of.
-Rows = tuple[Subspace, torch.Tensor, list[int] | None]
 
 
 @dataclass
@@ -101,7 +84,7 @@ class Trial:
         self.head, self.answers, self.tried = head, answers, tried
         self.basis, self.lengths = basis_of(features, head, data.splits["train"])
         self.dev, self.dev_lengths = features.of(head, data.splits["dev"])
-        self._solved: set[float] = set()
+        self._solutions: dict[float, Solution] = {}
 
     @cached_property
     def squares(self) -> LeastSquares:
@@ -109,11 +92,9 @@ class Trial:
 
     def least_squares(self, penalties: Sequence[float]) -> list[Fitted]:
         """The closed forms for those of the penalties that were not solved for before."""
-        penalties = [penalty for penalty in penalties if penalty not in self._solved]
-        self._solved.update(penalties)
-        if not penalties:
+        if not (penalties := [penalty for penalty in penalties if penalty not in self._solutions]):
             return []
-        solutions = self.squares.solutions(penalties)
+        solutions = self._least_squares(penalties)
         # One product for all penalties: with few outputs, reading the features is what takes time.
         weights = torch.cat([solution.weight for solution in solutions], dim=1) * self.basis.scale[:, None]
         scores = (self.dev @ weights).split(self.head.outputs, dim=1)
@@ -121,6 +102,11 @@ class Trial:
             self._told(self._judge(solution, "least squares", unbiased + solution.bias))
             for solution, unbiased in zip(solutions, scores, strict=True)
         ]
+
+    def _least_squares(self, penalties: Sequence[float]) -> list[Solution]:
+        unsolved = [penalty for penalty in penalties if penalty not in self._solutions]
+        self._solutions |= dict(zip(unsolved, self.squares.solutions(unsolved), strict=True))
+        return [self._solutions[penalty] for penalty in penalties]
 
     def plain(self) -> list[Fitted]:
         """Least squares on the head's `plain` features alone, if it has any."""
@@ -134,50 +120,24 @@ class Trial:
         return [self._told(self._judge(Solution(weight, bias, PLAIN_PENALTY), "plain"))]
 
     def maximum_likelihood(self, rival: Fitted) -> Fitted:
-        """The solution whose penalty does best on dev, or `rival`, the best of least squares, if better.
+        """The solution whose penalty does best on dev, or `rival`, the best of least squares, if better."""
+        # Rounded, so that ten times one penalty is the other that was solved for.
+        smoother = round(SMOOTHER * rival.penalty, 6)
+        directions = self._least_squares([rival.penalty, smoother][: max(1, DIRECTIONS // self.head.outputs)])
+        subspace = self.basis.span(torch.cat([each.weight for each in directions], dim=1))
+        dev = self.dev @ (subspace.axes * self.basis.scale[:, None])
 
-        A few steps at a middling penalty show how good it will be: only where they come up to the rival is
-        the penalty searched for, on as many rows as is cheap.
-        """
-        penalties = [rival.penalty, SMOOTHER * rival.penalty]
-        found = self.squares.solutions(penalties[: max(1, DIRECTIONS // self.head.outputs)])
-        subspace = self.basis.span(torch.cat([each.weight for each in found], dim=1))
-        whole: Rows = (subspace, self.answers.train, self.lengths)
-        middling = _nearest(max(LIGHTER * rival.penalty, LEAST))
-        first = self._solve(whole, PENALTIES[middling], None, max_steps=FEW_STEPS)
-        if self._judge(first, "first steps").utility < rival.utility:
+        def utility(solution: Solution) -> float:
+            assert solution.inner is not None
+            scores = torch.addmm(solution.bias, dev, solution.inner)
+            return self._judge(solution, "search", scores).utility
+
+        rows = Rows(subspace, self.answers.train, self.lengths)
+        best = likeliest(self.head, rows, utility, rival.penalty, rival.utility)
+        if best is None:
             return rival
-        part = SEARCHED / max(1, subspace.rows.numel() * max(self.head.outputs, THIN))
-        best = self._climbed(whole, middling, first) if part >= 1 else self._of_sample(whole, part)
-        fitted = self._told(self._judge(self._solve(whole, best.penalty, best), "maximum likelihood"))
+        fitted = self._told(self._judge(best, "maximum likelihood"))
         return fitted if fitted.utility >= rival.utility else rival
-
-    def _climbed(self, rows: Rows, at: int, start: Solution | None) -> Solution:
-        """From one of `PENALTIES` to its neighbours, as long as dev does not fall; heavier ones first."""
-
-        def tried(at: int, start: Solution | None) -> tuple[float, Solution]:
-            solution = self._solve(rows, PENALTIES[at], start, tolerance=ROUGHLY)
-            return self._judge(solution, "search").utility, solution
-
-        best = tried(at, start)
-        for step in (-1, 1):
-            place = at + step
-            while 0 <= place < len(PENALTIES):
-                other = tried(place, best[1])
-                # A solution that took no step is the one before, under another name.
-                if not other[1].steps or other[0] < best[0]:
-                    break
-                best, place = other, place + step
-            if place != at + step:
-                break
-        return best[1]
-
-    def _of_sample(self, whole: Rows, part: float) -> Solution:
-        """As `_climbed`, on about `part` of the rows. The data's weight grows with the rows, the penalty's
-        does not: the same prior is a smaller share of all."""
-        some = self._sample(whole, part)
-        best = self._climbed(some, 0, None)
-        return replace(best, penalty=best.penalty * len(some[0].rows) / len(whole[0].rows))
 
     def finish(self, fitted: Fitted) -> None:
         """Take what is left to take from train and dev into the chosen head."""
@@ -201,39 +161,3 @@ class Trial:
 
     def _on_dev(self, head: Head, scores: torch.Tensor) -> float:
         return metric_value(head, self.answers.truth, head.decide(scores, self.dev_lengths))
-
-    def _solve(self, rows: Rows, penalty: float, start: Solution | None, **how: float) -> Solution:
-        (subspace, targets, lengths), head = rows, self.head
-        assert head.curvature is not None
-        with torch.enable_grad():
-            return solve(
-                subspace,
-                lambda scores, extra: head.objective(scores, targets, extra, lengths),
-                head.outputs,
-                penalty,
-                curvature=head.curvature,
-                extra=head.extra,
-                biased=head.biased,
-                start=start,
-                **how,  # type: ignore[arg-type]
-            )
-
-    def _sample(self, whole: Rows, part: float) -> Rows:
-        """Evenly spaced rows, about `part` of all."""
-        subspace, targets, lengths = whole
-        n = len(targets) if lengths is None else len(lengths)
-        count = max(int(n * part), min(n, max(FEWEST, ROWS_AN_OUTPUT * self.head.outputs)))
-        rows = np.unique(np.linspace(0, n - 1, count).astype(int))
-        kept = rows
-        if lengths is not None:
-            chosen = np.zeros(n, bool)
-            chosen[rows] = True
-            kept = np.flatnonzero(np.repeat(chosen, lengths))
-            lengths = [lengths[row] for row in rows]
-        at = torch.from_numpy(kept)
-        return replace(subspace, rows=subspace.rows[at]), targets[at], lengths
-
-
-def _nearest(penalty: float) -> int:
-    """Which of `PENALTIES` is nearest to this one."""
-    return min(range(len(PENALTIES)), key=lambda at: abs(math.log(PENALTIES[at] / penalty)))
