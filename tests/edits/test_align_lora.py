@@ -89,7 +89,7 @@ def test_the_loss_is_the_mean_over_maps_and_pairs_and_changes_no_answer(distance
     ]
     measure = {"kl": gaussian_kl, "mmd": mmd}[distance]
     pairs = [
-        measure(entering[i] @ delta.down, entering[j] @ delta.down)
+        measure(entering[i] @ delta.down.T, entering[j] @ delta.down.T)
         for delta in by_name(edit.maps).values()
         for i, j in [(0, 1), (0, 2), (1, 2)]
     ]
@@ -150,7 +150,7 @@ def test_a_probe_of_the_task_falls_towards_chance(distance: str) -> None:
                 (loss if penalty is None else loss + penalty).backward()
                 optimizer.step()
         (delta,) = by_name(edit.maps).values()
-        seen = (backbone.run(batch, ["embeddings"])["embeddings"] @ delta.down).detach()
+        seen = (backbone.run(batch, ["embeddings"])["embeddings"] @ delta.down.T).detach()
         accuracy[weight] = probed(*seen.split([240, 240]))
     assert accuracy[0.0] > 0.85
     assert accuracy[3.0] < 0.65

@@ -47,7 +47,7 @@ def test_without_private_skills_it_is_polytropon() -> None:
     for task in TASKS:
         weights = edit.common.logits[f"task/{task}"].sigmoid()
         expected = sum(
-            weight / weights.sum() * torch.outer(delta.down[:, k], delta.up[k])
+            weight / weights.sum() * torch.outer(delta.down[k], delta.up[k])
             for k, weight in enumerate(weights)
         )
         torch.testing.assert_close(update(edit, task), expected, rtol=1e-5, atol=1e-6)
@@ -115,7 +115,7 @@ def test_the_common_skills_span_the_planted_common_part() -> None:
     optimizer.step(loss)
     assert float(loss().detach()) < 1e-4
     delta = by_name(edit.common.maps)[QUERY]
-    learned = torch.stack([torch.outer(delta.down[:, k], delta.up[k]).flatten() for k in range(2)]).detach()
+    learned = torch.stack([torch.outer(delta.down[k], delta.up[k]).flatten() for k in range(2)]).detach()
     basis = torch.linalg.qr(learned.T)[0]
     for each in common:
         flat = each.flatten()

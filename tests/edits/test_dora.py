@@ -36,7 +36,7 @@ def pair(architecture: str, targets: list[str]):
     layers = {name.removeprefix("base_model.model."): each for name, each in theirs.named_modules()}
     with torch.no_grad():
         for name, each in by_name(edit.maps).items():
-            layers[name].lora_A["default"].weight.copy_(each.delta.down.T)
+            layers[name].lora_A["default"].weight.copy_(each.delta.down)
             layers[name].lora_B["default"].weight.copy_(each.delta.up.T)
             layers[name].lora_magnitude_vector["default"].weight.copy_(each.magnitude)
     return edit, backbone, theirs, layers
@@ -61,7 +61,7 @@ def test_its_gradients_are_pefts() -> None:
     for name, each in by_name(edit.maps).items():
         layer = layers[name]
         for mine, other in [
-            (each.delta.down.grad.T, layer.lora_A["default"].weight.grad),
+            (each.delta.down.grad, layer.lora_A["default"].weight.grad),
             (each.delta.up.grad.T, layer.lora_B["default"].weight.grad),
             (each.magnitude.grad, layer.lora_magnitude_vector["default"].weight.grad),
         ]:

@@ -53,7 +53,7 @@ def test_with_the_identity_as_core_it_is_lora() -> None:
     with torch.no_grad():
         update.core.copy_(torch.eye(3))
         update.factors[0].copy_(lora.up.T)
-        update.factors[1].copy_(lora.down)
+        update.factors[1].copy_(lora.down.T)
     x, output = torch.randn(5, 6), torch.randn(5, 4)
     torch.testing.assert_close(update(x, output), lora(x, output), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(update.weight(), lora.weight())

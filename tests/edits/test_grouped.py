@@ -52,7 +52,7 @@ def test_gradients_of_many_slices_are_those_of_each_alone(
 def test_products_added_by_slice_have_their_numerical_gradients() -> None:
     sizes, scales = [3, 2, 4], [0.7, None, -1.5]
     generator = torch.Generator().manual_seed(0)
-    shapes = [(9, 5), (9, 4), (4, 2), (4, 3), (2, 5), (3, 5)]  # output, x, two A, two B
+    shapes = [(9, 5), (9, 4), (2, 4), (3, 4), (2, 5), (3, 5)]  # output, x, two A, two B
     given = [
         torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes
     ]
@@ -68,7 +68,7 @@ def test_products_added_by_slice_have_their_numerical_gradients() -> None:
 def test_what_is_added_stands_in_the_output_and_in_no_other_slice(training: bool) -> None:
     output, x = torch.randn(9, 5), torch.randn(9, 4)
     before = output.clone()
-    down, up = torch.full((4, 2), torch.nan, requires_grad=True), torch.ones(2, 5)
+    down, up = torch.full((2, 4), torch.nan, requires_grad=True), torch.ones(2, 5)
     with torch.set_grad_enabled(training):
         made = added(output, x, [3, 2, 4], [None, 1.0, None], [down], [up])
     assert made.data_ptr() == output.data_ptr()
@@ -81,6 +81,6 @@ def test_what_is_added_stands_in_the_output_and_in_no_other_slice(training: bool
 @pytest.mark.method("lora")
 def test_a_step_that_kept_the_output_for_its_gradient_notices_that_it_changed() -> None:
     weight = torch.randn(3, 5, requires_grad=True)
-    made = added(weight.exp(), torch.randn(3, 4), [3], [1.0], [torch.randn(4, 2)], [torch.randn(2, 5)])
+    made = added(weight.exp(), torch.randn(3, 4), [3], [1.0], [torch.randn(2, 4)], [torch.randn(2, 5)])
     with pytest.raises(RuntimeError, match="inplace"):
         made.sum().backward()

@@ -62,7 +62,7 @@ def test_lora_is_pefts(method: str, architecture: str, targets: list[str]) -> No
     layers = {name.removeprefix("base_model.model."): each for name, each in theirs.named_modules()}
     with torch.no_grad():
         for name, delta in by_name(edit.maps).items():
-            layers[name].lora_A["default"].weight.copy_(delta.down.T)
+            layers[name].lora_A["default"].weight.copy_(delta.down)
             layers[name].lora_B["default"].weight.copy_(delta.up.T)
     assert len(by_name(edit.maps)) == sum(name.endswith("lora_A.default") for name in layers)
     torch.testing.assert_close(outputs(backbone, edit), peft_outputs(theirs), rtol=1e-5, atol=1e-5)

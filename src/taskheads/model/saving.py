@@ -39,7 +39,7 @@ from taskheads.errors import ModelError
 from taskheads.heads import Head, head_for
 from taskheads.tasks.task import Task
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "taskheads.json"
 _HASH = "HASH"
 _MODE = 0o644  # of files: safetensors' own can be read by nobody but their owner, a server is often another

@@ -172,7 +172,7 @@ def _read_lora(file: _File, backbone: Backbone, task: str) -> Edit:
             # A lower rank is the highest with zeros, and another scale a multiple of B.
             for factor in (delta.down, delta.up):
                 factor.zero_()
-            delta.down[:, :own] = down.T
+            delta.down[:own] = down
             delta.up[:own] = up.T * (scale / delta.scale)
     return edit
 

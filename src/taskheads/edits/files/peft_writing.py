@@ -73,10 +73,10 @@ def _write_lora(edit: Edit, backbone: Backbone, inside: str) -> tuple[dict[str, 
     for name, each in maps.items():
         delta: LowRank = each.delta if isinstance(each, Decomposed) else each
         place = f"base_model.model.{inside}{name}"
-        weights[f"{place}.lora_A.weight"], weights[f"{place}.lora_B.weight"] = delta.down.T, delta.up.T
+        weights[f"{place}.lora_A.weight"], weights[f"{place}.lora_B.weight"] = delta.down, delta.up.T
         if isinstance(each, Decomposed):
             weights[f"{place}.lora_magnitude_vector"] = each.magnitude
-    rank, stabilised = delta.down.shape[1], edit.method == "rslora"
+    rank, stabilised = delta.rank, edit.method == "rslora"
     alpha = delta.scale * (math.sqrt(rank) if stabilised else rank)
     options = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "bias": "none"}
     options |= {"use_rslora": stabilised, "use_dora": edit.method == "dora"}

@@ -79,7 +79,7 @@ class AlignLora(Lora):
 
     def _noted(self, task: str, name: str, delta: LowRank) -> MapChange:
         def change(x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-            projected = x @ delta.down.to(x.dtype)
+            projected = x @ delta.down.T.to(x.dtype)
             step = -(-len(x) // self.tokens) if self.distance == "mmd" else 1
             self._seen.setdefault(name, {})[task] = projected[::step].float()
             return torch.addmm(output, projected, delta.up.to(x.dtype), alpha=delta.scale)

@@ -54,7 +54,7 @@ class Skills(nn.Module):
     def weighted(self, shares: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """A [in, skills · rank] and scale · B [skills · rank, out], each skill's B times the task's share."""
         delta: LowRank = by_name(self.maps)[name]
-        return delta.down, delta.scale * shares.repeat_interleave(self.rank)[:, None] * delta.up
+        return delta.down.T, delta.scale * shares.repeat_interleave(self.rank)[:, None] * delta.up
 
 
 @method("c_poly", family="edits", paper="arXiv:2312.03248")

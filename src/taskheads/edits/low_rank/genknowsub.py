@@ -104,4 +104,4 @@ class GenKnowSub(OwnLoras):
 
 
 def _factors(delta: LowRank) -> Factors:
-    return delta.down.detach(), delta.scale * delta.up.detach()
+    return delta.down.detach().T, delta.scale * delta.up.detach()
