@@ -130,6 +130,8 @@ def mixed(texts: list[str], count: int, rounds: int) -> Figures:
 def training(ours: Ours, plain: Any, dealt: Any) -> dict[str, Callable[[], Any]]:
     """Forward and backward: of the frozen backbone down to its embeddings, and of it with the edits, whose
     gradients are cleared first, as every step of training does."""
+    import torch
+
     from taskheads.edits.edited import frozen
 
     def bare() -> None:
@@ -137,9 +139,10 @@ def training(ours: Ours, plain: Any, dealt: Any) -> dict[str, Callable[[], Any]]
             change = {"embeddings": lambda x: x.detach().requires_grad_()}
             ours.backbone.run(plain, ["output"], change)["output"].square().mean().backward()
 
+    optimiser = torch.optim.AdamW(each for edit in ours.edits.values() for each in edit.parameters())
+
     def edited() -> None:
-        for edit in ours.edits.values():
-            edit.zero_grad()
+        optimiser.zero_grad()
         with frozen(ours.backbone):
             ours.edited.run(dealt)["output"].square().mean().backward()
 
