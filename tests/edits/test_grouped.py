@@ -84,3 +84,40 @@ def test_a_step_that_kept_the_output_for_its_gradient_notices_that_it_changed() 
     made = added(weight.exp(), torch.randn(3, 4), [3], [1.0], [torch.randn(2, 4)], [torch.randn(2, 5)])
     with pytest.raises(RuntimeError, match="inplace"):
         made.sum().backward()
+
+
+@pytest.mark.method("lora")
+def test_slices_of_any_size_are_those_of_a_loop_over_them() -> None:
+    torch.manual_seed(0)
+    sizes = [*torch.randint(1, 70, (40,)).tolist(), 1, 0, 300]
+    deltas = [LowRank(7, 5, 1 + n % 3, 0.5 + n).double() if n % 5 else None for n in range(len(sizes))]
+    learning = [p for delta in deltas if delta is not None for p in delta.parameters()]
+    for parameter in learning:
+        torch.nn.init.normal_(parameter)
+    x, output = torch.randn(sum(sizes), 7).double().requires_grad_(), torch.randn(sum(sizes), 5).double()
+    parts = zip(deltas, x.split(sizes), output.split(sizes), strict=True)
+    alone = torch.cat([its if delta is None else delta(mine, its) for delta, mine, its in parts])
+    together = LowRank.by_slice(deltas, sizes)(x, output.clone())
+    torch.testing.assert_close(together, alone)
+    found, expected = (
+        torch.autograd.grad(each.sin().sum(), [x, *learning], allow_unused=True, materialize_grads=True)
+        for each in (together, alone)
+    )
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.method("lora")
+def test_what_is_no_number_stays_in_its_slice() -> None:
+    sizes, deltas = [3, 2, 3], [LowRank(4, 5, 2, 1.0) for _ in range(3)]
+    for delta in deltas:
+        torch.nn.init.normal_(delta.up)
+    x = torch.randn(8, 4)
+    x[4] = torch.nan  # the last row of the shortest slice, which the others' length is filled up with
+    made = LowRank.by_slice(deltas, sizes)(x, torch.zeros(8, 5))
+    assert made[4].isnan().all()
+    assert made[[0, 1, 2, 3, 5, 6, 7]].isfinite().all()
+    made[[0, 1, 2, 5, 6, 7]].sum().backward()
+    for delta, clean in zip(deltas, (True, False, True), strict=True):
+        grads = [parameter.grad for parameter in delta.parameters()]
+        assert all(grad is not None and bool(grad.isfinite().all()) == clean for grad in grads)
