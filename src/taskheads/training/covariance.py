@@ -10,10 +10,9 @@ import torch
 class Covariance:
     """A positive semidefinite matrix A [d, d]; of `matrix`, its upper half is read.
 
-    A + penalty is solved for by its Cholesky factor, a third of the multiplications of the tridiagonal form
-    that would serve all penalties (and all of them in products of matrices, half of that form's are not). A
-    factor is found when a penalty is first asked for, and kept: the tasks on the same features try the same
-    few penalties.
+    A + penalty is solved for by its Cholesky factor: d³ / 3 operations, a quarter of those of a tridiagonal
+    form, which would serve all penalties but is only half made of products of matrices. A factor is found
+    when a penalty is first asked for, and kept: tasks on the same features try the same few penalties.
     """
 
     def __init__(self, matrix: torch.Tensor) -> None:

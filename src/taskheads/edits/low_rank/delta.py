@@ -39,13 +39,12 @@ class LowRank(nn.Module):
     ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """What applies each to its own slice of the tokens, in place in what the map gave, which nobody else
         has yet."""
-        given = [delta if size else None for delta, size in zip(deltas, sizes, strict=True)]
-        chosen = [delta for delta in given if delta is not None]
-        scales = [None if delta is None else delta.scale for delta in given]
+        chosen = [delta for delta in deltas if delta is not None]
+        scales = [None if delta is None else delta.scale for delta in deltas]
 
         def change(x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
             kind = output.dtype
-            # Without the detour of a module's attributes, which takes as long as a product.
+            # Without the detour of a module's attributes: there may be hundreds.
             downs, ups = ([delta._parameters[name] for delta in chosen] for name in ("down", "up"))
             return added(output, x.to(kind), sizes, scales, _as(kind, downs), _as(kind, ups))
 

@@ -38,6 +38,8 @@ def added(
     """
     ranks = tuple(map(len, downs))
     slices = _arranged(tuple(sizes), tuple(scales), ranks, x.device, x.dtype)
+    if not slices.groups:
+        return output
     if torch.is_grad_enabled():
         return _Added.apply(output, x, slices, *downs, *ups)
     _add(output, x, slices, downs, ups)
@@ -143,12 +145,11 @@ def _add(
     for group in slices.groups:
         its, down, up = group.of(x), group.stacked(downs), group.stacked(ups)
         products.append(_Product(its, down, torch.bmm(its, down.mT).mul_(group.weights), up))
-    if products:
-        rows = slices.gathered([torch.bmm(each.inner, each.up) for each in products])
-        if slices.rows is None:
-            output.add_(rows)
-        else:
-            output[slices.rows] += rows
+    rows = slices.gathered([torch.bmm(each.inner, each.up) for each in products])
+    if slices.rows is None:
+        output.add_(rows)
+    else:
+        output[slices.rows] += rows
     return products
 
 
@@ -181,7 +182,7 @@ class _Added(torch.autograd.Function):
                 to_rows.append(torch.bmm(towards, product.down))
         to_x = None
         if ctx.needs_input_grad[1]:
-            to_x = slices.gathered(to_rows) if to_rows else gradient.new_zeros(ctx.shape)
-            if to_rows and slices.rows is not None:
+            to_x = slices.gathered(to_rows)
+            if slices.rows is not None:
                 to_x = gradient.new_zeros(ctx.shape).index_copy_(0, slices.rows, to_x)
         return gradient, to_x, None, *to_factors
