@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from taskheads.backbone import groups
 from taskheads.backbone.backbone import Backbone
+from taskheads.backbone.patterns import Block
 from taskheads.backbone.ragged import Encoded, RaggedBatch
 from tests.backbone.models import CONFIGS, DEBERTA, VIT, tiny
 
@@ -24,14 +26,8 @@ def plain_hidden(model: torch.nn.Module, row: Encoded) -> torch.Tensor:
     return model(input_ids=torch.from_numpy(row.ids)[None]).last_hidden_state[0]
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
-def test_outputs_and_gradients_equal_the_plain_model(architecture: str) -> None:
-    plain = tiny(CONFIGS[architecture])
-    backbone = Backbone(copy.deepcopy(plain))
-    assert backbone.ragged, backbone.why_padded
-    batch = RaggedBatch(rows())
+def equal_outputs_and_gradients(backbone: Backbone, plain: torch.nn.Module, batch: RaggedBatch) -> None:
     target = torch.randn(sum(LENGTHS), backbone.width)
-
     ours = backbone.run(batch)["output"]
     theirs = torch.cat([plain_hidden(plain, row) for row in rows()])
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -47,6 +43,37 @@ def test_outputs_and_gradients_equal_the_plain_model(architecture: str) -> None:
         torch.testing.assert_close(mine.grad / scale, reference.grad / scale, atol=1e-5, rtol=1e-4, msg=name)
         compared += 1
     assert compared >= 20
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_outputs_and_gradients_equal_the_plain_model(architecture: str) -> None:
+    plain = tiny(CONFIGS[architecture])
+    backbone = Backbone(copy.deepcopy(plain))
+    assert backbone.ragged, backbone.why_padded
+    equal_outputs_and_gradients(backbone, plain, RaggedBatch(rows()))
+
+
+@pytest.mark.parametrize(("price", "count"), [(1 << 12, 1), (60, 4)])
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_in_training_rows_of_similar_length_are_padded_and_the_same_comes_out(
+    architecture: str, price: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "_PAIRS_A_GROUP", price)
+    plain = tiny(CONFIGS[architecture])
+    backbone = Backbone(copy.deepcopy(plain))
+    for module in backbone.model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and (name == "p" or "dropout" in name):
+                setattr(module, name, 0.0)
+    backbone.train()
+    batch = RaggedBatch(rows())
+    assert len(batch.padded.groups) == count < len(batch.arranged().groups)
+    equal_outputs_and_gradients(backbone, plain, batch)
+    seen: list[int] = []
+    attend = Block.attend
+    monkeypatch.setattr(Block, "attend", lambda self, p: (seen.append(len(self.query)), attend(self, p))[1])
+    backbone.run(batch)
+    assert sum(seen[:count]) == len(LENGTHS)
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)

@@ -21,8 +21,9 @@ from transformers.integrations.sdpa_attention import create_position_bias_mask, 
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from taskheads.backbone.changes import Past
+from taskheads.backbone.groups import Group
 from taskheads.backbone.patterns import Block, Watcher, patterned
-from taskheads.backbone.ragged import Group, RaggedBatch
+from taskheads.backbone.ragged import RaggedBatch
 from taskheads.errors import BackboneError
 
 NAME = "taskheads"
@@ -176,19 +177,17 @@ def _attend_within_rows(
         is_causal = bool(getattr(module, "is_causal", False))
     if past is not None and (position_bias is not None or (mask is None and is_causal)):
         raise BackboneError(f"{type(module).__name__} cannot attend to what comes before a row")
+    looked_into = layer in running.written_out or layer in running.watched
+    # In training, where each group is run backwards, too, a few more places are cheaper than many groups.
+    padded = module.training and past is None and not looked_into
+    arranged = batch.padded if padded else batch.arranged(None if past is None else past.lengths)
     # [1, H, N, d] → [N, H, d], so that the rows of a group are one slice, and a slice is one dense block.
-    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
-    arranged = batch.arranged(None if past is None else past.lengths)
-    order = arranged.order
-    if order is not None:
-        query, key, value = query[order], key[order], value[order]
-    # Split at once: the gradient of a slice would be as large as all tokens, for every group anew.
-    sizes = [group.count * group.length for group in arranged.groups]
-    split = zip(arranged.groups, *(each.split(sizes) for each in (query, key, value)), strict=True)
+    split = (arranged.split(each[0].transpose(0, 1)) for each in (query, key, value))
     blocks = []
-    for group, queries, keys, values in split:
+    for group, queries, keys, values in zip(arranged.groups, *split, strict=True):
+        # Those after a row's own tokens are seen by none of them where nobody sees what comes after.
         causal = is_causal and not group.past
-        bias = None if mask is None or causal else mask.dense(group.length, query.device, group.past)
+        bias = None if causal else _allowed(mask, group, query.device)
         if position_bias is not None:
             bias = _with_bias(position_bias[:, :, : group.length, : group.length], bias, causal)
         keys, values = _block(keys, group), _block(values, group)
@@ -198,10 +197,21 @@ def _attend_within_rows(
             keys, values = (torch.cat([old, new], 2) for old, new in zip(before, (keys, values), strict=True))
         blocks.append(Block(_block(queries, group), keys, values, bias, causal, scaling, group))
     outputs = [block.attend(dropout).transpose(1, 2).flatten(0, 1) for block in blocks]
-    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    if order is not None:
-        output = torch.empty_like(output).index_copy(0, order, output)
-    return _looked_into(output.unsqueeze(0), blocks, order, running, layer)
+    output = arranged.taken(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+    return _looked_into(output.unsqueeze(0), blocks, arranged.order, running, layer)
+
+
+def _allowed(mask: RowMask | None, group: Group, device: torch.device) -> torch.Tensor | None:
+    """Who of a group may look at whom, bool, [past + length] keys last; None when everybody may."""
+    allowed = None if mask is None else mask.dense(group.length, device, group.past)
+    filled = group.filled()
+    if filled is None:
+        return allowed
+    to_filled = filled[:, None, None, :]
+    if allowed is None:
+        return to_filled
+    # What stands in padding is not used, and has to look at something to remain a number.
+    return torch.where(filled[:, None, :, None], allowed & to_filled, to_filled)
 
 
 def _looked_into(

@@ -19,6 +19,7 @@ from torch import nn
 from taskheads.backbone.allocating import keep_freed_blocks
 from taskheads.backbone.attention import NAME, Attention, attending
 from taskheads.backbone.changes import Change, Changes
+from taskheads.backbone.dropout import put_dropout
 from taskheads.backbone.precision import Precision, as_floats, integers_of, lowered, put_integers
 from taskheads.backbone.pretrained import body, quiet, source_of
 from taskheads.backbone.ragged import Encoded, RaggedBatch, in_batches
@@ -41,8 +42,8 @@ class Backbone:
     Parameters
     ----------
     model: any Hugging Face encoder, decoder or vision transformer (without a task head). It is put into
-        evaluation mode and its attention is routed through the function registered as "taskheads", which
-        outside of `run` is transformers' own SDPA.
+        evaluation mode, its attention is routed through the function registered as "taskheads", which
+        outside of `run` is transformers' own SDPA, and its dropout through `taskheads.backbone.dropout`.
     tokenizer: its fast tokenizer; None for a vision model, or where rows come as token ids.
     name: what the user called it, for messages and for the data card.
     limit: tokens a row at most; by default what tokenizer and position embeddings allow, at most 8192.
@@ -74,6 +75,7 @@ class Backbone:
         self._widths: dict[str, int] = {}
         self.tokens = None if tokenizer is None else Tokens(tokenizer, limit or _limit(model, tokenizer))
         _use_registered_attention(model)
+        put_dropout(model)
         self.layout = self._find_layout()
         self.why_padded = None if self.vision else self._why_padded()
         if self.why_padded:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from taskheads.backbone.ragged import spans
+from taskheads.backbone.groups import spans
 from taskheads.backbone.reads import Read
 from taskheads.backbone.shards import Entry, Index, Shard, ShardFolder, new_name
 

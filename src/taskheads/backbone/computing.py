@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from taskheads.backbone.groups import spans
 from taskheads.backbone.parallel import side_by_side
-from taskheads.backbone.ragged import Encoded, RaggedBatch, spans
+from taskheads.backbone.ragged import Encoded, RaggedBatch
 from taskheads.backbone.reads import Read, pool
 
 if TYPE_CHECKING:

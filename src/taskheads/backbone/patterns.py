@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from taskheads.backbone.ragged import Group
+from taskheads.backbone.dropout import dropout as dropped
+from taskheads.backbone.groups import Group
 
 # Weights of a block that are computed at once, where a pattern is only looked at: they stay in the caches.
 _AT_ONCE = 1 << 19
@@ -73,6 +74,9 @@ class Block:
 
     def attend(self, dropout: float) -> torch.Tensor:
         """The attention heads' outputs [rows, attention heads, queries, width]."""
+        if dropout and self.query.device.type == "cpu":
+            # SDPA has no kernel with dropout there, and would write it out as well.
+            return self.mixed(dropped(softmax(self.scores()), dropout))
         return scaled_dot_product_attention(
             self.query,
             self.key,

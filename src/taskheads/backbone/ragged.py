@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from taskheads.backbone.groups import Arrangement, of_equal_length, of_similar_length, on_device, spans
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -28,33 +30,6 @@ class Encoded:
     @property
     def n_words(self) -> int:
         return 0 if self.words is None else len(self.words)
-
-
-@dataclass(frozen=True)
-class Group:
-    """`count` rows of equal `length` that stand side by side, from token `start` on.
-
-    rows: which rows of the batch they are. past: how many keys and values come before those of each.
-    """
-
-    start: int
-    count: int
-    length: int
-    rows: np.ndarray
-    past: int = 0
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.count * self.length
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """Rows that are alike brought together: `order` of their tokens (None when they stand so already), and
-    the `groups` in it; rows without a token are in none."""
-
-    order: torch.Tensor | None
-    groups: list[Group]
 
 
 class RaggedBatch:
@@ -98,12 +73,12 @@ class RaggedBatch:
     @cached_property
     def starts(self) -> torch.Tensor:
         """Index of each row's first token, int64 [rows]."""
-        return self._on_device(np.concatenate([[0], np.cumsum(self.lengths)[:-1]]))
+        return on_device(np.concatenate([[0], np.cumsum(self.lengths)[:-1]]), self.ids.device)
 
     @cached_property
     def counts(self) -> torch.Tensor:
         """The rows' lengths as a tensor, int64 [rows]."""
-        return self._on_device(np.asarray(self.lengths))
+        return on_device(np.asarray(self.lengths), self.ids.device)
 
     @cached_property
     def row_of_token(self) -> torch.Tensor:
@@ -121,46 +96,26 @@ class RaggedBatch:
         words = [np.asarray([], np.int64) if row is None else row for row in self.words]
         starts = np.repeat(self.starts.cpu().numpy(), [len(row) for row in words])
         inside = np.concatenate(words)
-        at = self._on_device(np.where(inside < 0, 0, starts + inside))
+        at = on_device(np.where(inside < 0, 0, starts + inside), self.ids.device)
         return at, torch.from_numpy(inside >= 0).to(self.ids.device)
 
     @cached_property
     def place_by_length(self) -> torch.Tensor:
-        """Where each row stands when rows are brought in the order of `sorted_tokens`, int64 [rows]."""
+        """Where each row stands when rows are brought in the order of `arranged`, int64 [rows]."""
         return torch.argsort(torch.argsort(self.counts, stable=True))
-
-    @cached_property
-    def sorted_tokens(self) -> torch.Tensor | None:
-        """The order of tokens that brings rows of equal length together; None when they stand so already."""
-        return self.arranged().order
-
-    @property
-    def groups(self) -> list[Group]:
-        """Runs of rows of equal length, in the order of `sorted_tokens`; rows without a token are in none."""
-        return self.arranged().groups
 
     def arranged(self, past: Sequence[int] | None = None) -> Arrangement:
         """Rows of equal length, and equal `past` [rows] where there is one, brought together."""
         key = None if past is None else tuple(past)
         if key not in self._arranged:
-            self._arranged[key] = self._arrange([0] * len(self.lengths) if past is None else past)
+            before = [0] * len(self.lengths) if past is None else past
+            self._arranged[key] = of_equal_length(self.lengths, before, self.ids.device)
         return self._arranged[key]
 
-    def _arrange(self, past: Sequence[int]) -> Arrangement:
-        sizes = np.column_stack([np.asarray(self.lengths, np.int64), np.asarray(past, np.int64)])
-        rows = np.lexsort((sizes[:, 1], sizes[:, 0]))  # stable: by length, then by past
-        order = None
-        if (np.diff(rows) < 0).any():
-            starts = np.cumsum(sizes[:, 0]) - sizes[:, 0]
-            order = self._on_device(spans(starts[rows], sizes[rows, 0]))
-        groups, start = [], 0
-        rows = rows[sizes[rows, 0] > 0]
-        cuts = np.flatnonzero((np.diff(sizes[rows], axis=0) != 0).any(1)) + 1
-        for some in np.split(rows, cuts) if len(rows) else []:
-            length, before = sizes[some[0]].tolist()
-            groups.append(Group(start, len(some), length, some, before))
-            start = groups[-1].stop
-        return Arrangement(order, groups)
+    @cached_property
+    def padded(self) -> Arrangement:
+        """Rows of similar length brought together, in few groups."""
+        return of_similar_length(self.lengths, self.ids.device)
 
     def repeated(self, times: int) -> RaggedBatch:
         """All rows, and all of them again, so many times; each keeps its number."""
@@ -189,14 +144,14 @@ class RaggedBatch:
         places = spans(np.cumsum(own + room) - own, own)
         taken = first.copy()
         taken[places] = np.arange(own.sum())
-        at = self._on_device(taken)
+        at = on_device(taken, self.ids.device)
         words = [
             None if row is None else np.where(row < 0, row, row + extra)
             for row, extra in zip(self.words, room, strict=True)
         ]
         segments = None if self.segments is None else self.segments[at]
         longer = self._with(self.ids[at], segments, (own + room).tolist(), words)
-        return longer, self._on_device(places)
+        return longer, on_device(places, self.ids.device)
 
     def _with(
         self,
@@ -209,17 +164,6 @@ class RaggedBatch:
         made.ids, made.segments, made.lengths, made.words = ids, segments, lengths, words
         made.rows, made.tasks, made._arranged = self.rows, self.tasks, {}
         return made
-
-    def _on_device(self, values: np.ndarray) -> torch.Tensor:
-        # A batch that was run in inference mode first may be trained on later.
-        with torch.inference_mode(False):
-            return torch.from_numpy(values.astype(np.int64)).to(self.ids.device)
-
-
-def spans(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The numbers start, start + 1, ..., start + size - 1 of every span, one span after the other."""
-    before = np.cumsum(sizes) - sizes
-    return np.repeat(starts - before, sizes) + np.arange(sizes.sum())
 
 
 def in_batches(encoded: Sequence[Encoded], budget: int) -> Iterator[RaggedBatch]:

@@ -56,14 +56,13 @@ def pool(values: torch.Tensor, batch: RaggedBatch, pooling: Pooling) -> torch.Te
     if pooling == "last":
         return _taken(values, batch.starts + batch.counts - 1, batch.counts > 0)
     # Over blocks of equal length: a plain reduction, several times faster than scattering token by token.
-    ordered = values if batch.sorted_tokens is None else values[batch.sorted_tokens]
+    arranged = batch.arranged()
     parts = [values.new_zeros(batch.lengths.count(0), values.shape[1])]
-    blocks = ordered.split([group.count * group.length for group in batch.groups])
-    for group, tokens in zip(batch.groups, blocks, strict=True):
+    for group, tokens in zip(arranged.groups, arranged.split(values), strict=True):
         block = tokens.view(group.count, group.length, -1)
         parts.append(block.mean(1) if pooling == "mean" else block.amax(1))
     pooled = torch.cat(parts)
-    if batch.sorted_tokens is None:
+    if arranged.order is None:
         return pooled
     return pooled[batch.place_by_length]
 

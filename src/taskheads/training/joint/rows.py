@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from taskheads.backbone.backbone import Backbone
-from taskheads.backbone.ragged import Encoded, spans
+from taskheads.backbone.groups import spans
+from taskheads.backbone.ragged import Encoded
 from taskheads.errors import BackboneError
 from taskheads.heads import Head, Request
 from taskheads.model.features import items_of
