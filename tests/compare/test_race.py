@@ -80,7 +80,7 @@ def test_with_time_enough_all_are_trained_to_their_end(raced: Callable[..., tupl
     assert {results[0].steps for results in race.standings.values()} == {0, PLANNED}
 
 
-@pytest.mark.parametrize(("budget", "trained"), [(50.0, 1), (120.0, 2), (200.0, 4)])
+@pytest.mark.parametrize(("budget", "trained"), [(50.0, 1), (90.0, 2), (160.0, 4)])
 def test_in_the_end_the_best_is_trained_as_far_as_it_goes_and_others_where_there_is_time(
     raced: Callable[..., tuple[Race, Timed]], budget: float, trained: int
 ) -> None:
@@ -94,7 +94,7 @@ def test_in_the_end_the_best_is_trained_as_far_as_it_goes_and_others_where_there
 def test_full_fine_tuning_is_trained_to_its_end_however_it_did_on_few_rows(
     raced: Callable[..., tuple[Race, Timed]],
 ) -> None:
-    race, _ = raced(90.0, "full")
+    race, _ = raced(70.0, "full")
     methods = {race.ways[key].method: race.standings[key][0].steps for key in race.finalists()}
     assert set(methods) == {"frozen", WAYS[0], "full"}
     assert methods["full"] == PLANNED > methods[WAYS[0]] > FEWEST

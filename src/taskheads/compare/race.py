@@ -22,12 +22,12 @@ from taskheads.tasks.suite import Suite
 # Of a run's time, what tuning may take as long as nothing says how long the rest of a run takes.
 _TUNING = 0.75
 _LEAST_MINUTES = 0.02
-# Of all time, what the rungs before the last one have together, and by what factor rows grow from one to the
-# next at least.
-_EXPLORING = 1 / 3
+# Of all time, what the rungs before the last one have: so much for each candidate, and at most so much in all.
+# By what factor rows grow from one rung to the next at least.
+_EXPLORING, _EXPLORING_MOST = 0.03, 1 / 3
 _GROWTH = 2
 # Full fine-tuning, and how many times the share of another way it may take on the last rung.
-_FULL, _FULL_SHARE = way_of("full"), 2.0
+_FULL, _FULL_SHARE = way_of("full"), 4.0
 FROZEN = "frozen"
 MODELS = "models"
 
@@ -38,8 +38,8 @@ class Race:
     Parameters
     ----------
     suite: with all rows. crew: who runs. ledger: what is there already is not run again, and its time counts.
-    seconds: of the clock, for all rungs: two thirds of it for the last one, from which all comes that is told
-        on test, and equal shares of the rest for those before.
+    seconds: of the clock, for all rungs: at least two thirds of it for the last one, from which all comes
+        that is told on test, and equal shares of the rest for those before.
     seeds: of each candidate but the frozen heads, which have no use for one.
 
     Attributes
@@ -57,17 +57,20 @@ class Race:
         self._scales: dict[float, dict[str, float]] = {}
         self._apart = apart(suite.tasks)
         self._began = time.monotonic() - ledger.spent
-        self._end, self._explored = self._began + seconds, self._began + _EXPLORING * seconds
+        self._end = self._began + seconds
 
     def run(self, ways: Sequence[Way], search: Search) -> None:
         """Run the ways, the frozen heads first, and what `search` proposes beside them."""
         frozen, rest = ways[0], list(ways[1:])
         self.ways |= {way.key: way for way in ways}
-        parts = self._parts(len(rest) + search.count)
+        count = len(rest) + search.count
+        exploring = min(_EXPLORING_MOST, _EXPLORING * count * len(self.seeds)) * (self._end - self._began)
+        explored = self._began + exploring
+        parts = self._parts(count)
         for rung, part in enumerate(parts):
             now, following = time.monotonic(), len(parts) - 1 - rung
             last = not following
-            deadline = self._end if last else now + max(0.0, self._explored - now) / following
+            deadline = self._end if last else now + max(0.0, explored - now) / following
             self._go([Run(frozen, self.seeds[0], part)], [1.0], deadline, keep=last)
             going = self._finalists(rest) if rung and last else rest[: left(len(rest), rung)]
             merging = self._apart in going or any(way.merges for way in going)
