@@ -2,8 +2,9 @@
 
 Outside a run it is transformers' own SDPA with its own masks, so a model that carries it is still a plain
 Hugging Face model. Inside a run over a `RaggedBatch` it attends within each row: rows of equal length are
-viewed as one dense block, so no padding is ever computed, and every mask the model defines (causal,
-sliding window, ...) is honoured by evaluating the model's own mask function at positions inside the row.
+viewed as one dense block, so that there is no padding, and every mask the model defines (causal, sliding
+window, ...) is honoured by evaluating the model's own mask function at positions inside the row. In training
+rows of similar length are padded to make fewer blocks, in attention alone (`taskheads.backbone.groups`).
 """
 
 from __future__ import annotations

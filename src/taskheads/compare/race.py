@@ -22,8 +22,8 @@ from taskheads.tasks.suite import Suite
 # Of a run's time, what tuning may take as long as nothing says how long the rest of a run takes.
 _TUNING = 0.75
 _LEAST_MINUTES = 0.02
-# Of all time, what the rungs before the last one have: so much for each candidate, and at most so much in all.
-# By what factor rows grow from one rung to the next at least.
+# Of all time, what the rungs before the last one have: for each candidate, and in all at most. By what factor
+# rows grow from one rung to the next at least.
 _EXPLORING, _EXPLORING_MOST = 0.03, 1 / 3
 _GROWTH = 2
 # Full fine-tuning, and how many times the share of another way it may take on the last rung.
