@@ -29,14 +29,13 @@ def test_a_row_stands_in_its_group_and_comes_back(seed: int) -> None:
         )
         for group, part in zip(arranged.groups, parts, strict=True):
             blocks = part.view(group.count, group.length, 2, 3)
-            filled = group.filled()
             for at, row in enumerate(group.rows):
                 own = lengths[row]
                 assert torch.equal(blocks[at, :own], rows[row])
-                if filled is None:
+                if group.filled is None:
                     assert own == group.length
                 else:
-                    assert filled[at].tolist() == [place < own for place in range(group.length)]
+                    assert group.filled[at].tolist() == [place < own for place in range(group.length)]
         assert torch.equal(arranged.taken(torch.cat(list(parts))), tokens)
 
 

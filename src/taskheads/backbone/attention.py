@@ -205,14 +205,13 @@ def _attend_within_rows(
 def _allowed(mask: RowMask | None, group: Group, device: torch.device) -> torch.Tensor | None:
     """Who of a group may look at whom, bool, [past + length] keys last; None when everybody may."""
     allowed = None if mask is None else mask.dense(group.length, device, group.past)
-    filled = group.filled()
-    if filled is None:
+    if group.filled is None:
         return allowed
-    to_filled = filled[:, None, None, :]
+    to_filled = group.filled[:, None, None, :]
     if allowed is None:
         return to_filled
     # What stands in padding is not used, and has to look at something to remain a number.
-    return torch.where(filled[:, None, :, None], allowed & to_filled, to_filled)
+    return torch.where(group.filled[:, None, :, None], allowed & to_filled, to_filled)
 
 
 def _looked_into(

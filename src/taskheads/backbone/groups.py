@@ -18,7 +18,7 @@ class Group:
     """`count` rows that stand side by side, `length` places each, from place `start` on.
 
     rows: which rows of the batch they are. past: how many keys and values come before those of each.
-    own: how many places, from its first on, each row fills, int64 [count]; None where all fill all of theirs.
+    filled: which places are a row's own tokens, the first ones, bool [count, length]; None where all are.
     """
 
     start: int
@@ -26,7 +26,7 @@ class Group:
     length: int
     rows: np.ndarray
     past: int = 0
-    own: torch.Tensor | None = None
+    filled: torch.Tensor | None = None
 
     @property
     def stop(self) -> int:
@@ -36,12 +36,6 @@ class Group:
     def size(self) -> int:
         """Its places."""
         return self.count * self.length
-
-    def filled(self) -> torch.Tensor | None:
-        """Which places are a row's own tokens, bool [count, length]; None where all are."""
-        if self.own is None:
-            return None
-        return torch.arange(self.length, device=self.own.device) < self.own[:, None]
 
 
 @dataclass(frozen=True)
@@ -94,8 +88,9 @@ def of_similar_length(lengths: Sequence[int], device: torch.device) -> Arrangeme
     groups, start = [], 0
     for some in np.split(rows, _cuts(sizes[rows])) if len(rows) else []:
         length = int(sizes[some[-1]])
-        own = None if sizes[some[0]] == length else torch.from_numpy(sizes[some]).to(device)
-        groups.append(Group(start, len(some), length, some, own=own))
+        inside = np.arange(length) < sizes[some, None]
+        filled = None if inside.all() else on_device(inside, device)
+        groups.append(Group(start, len(some), length, some, filled=filled))
         start = groups[-1].stop
     return _arranged(groups, sizes, device)
 
@@ -129,9 +124,10 @@ def _arranged(groups: list[Group], sizes: np.ndarray, device: torch.device) -> A
 
 
 def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """As int64. A batch that was run in inference mode first may be trained on later."""
+    """Truth values, or numbers as int64. A batch that was run in inference mode first may be trained on
+    later."""
     with torch.inference_mode(False):
-        return torch.from_numpy(values.astype(np.int64)).to(device)
+        return torch.from_numpy(values if values.dtype == bool else values.astype(np.int64)).to(device)
 
 
 def spans(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
