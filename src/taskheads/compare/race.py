@@ -24,7 +24,7 @@ _TUNING = 0.75
 _LEAST_MINUTES = 0.02
 # Of all time, what the rungs before the last one have: for each candidate, and in all at most. By what factor
 # rows grow from one rung to the next at least.
-_EXPLORING, _EXPLORING_MOST = 0.03, 1 / 3
+_EXPLORING, _EXPLORING_MOST = 0.05, 1 / 3
 _GROWTH = 2
 # Full fine-tuning, and how many times the share of another way it may take on the last rung.
 _FULL, _FULL_SHARE = way_of("full"), 4.0

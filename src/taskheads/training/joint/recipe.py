@@ -68,7 +68,7 @@ class Recipe(BaseModel):
     Choosing
     --------
     evaluations: how often in a run dev is looked at. patience: so many times without a better mean score end
-        it.
+        it; while the rate is high scores go up and down, and most is gained when it falls.
     dev_rows: of each task at most, for that.
     alone: also tune a backbone for each task alone, to tell what sharing gave.
     """
@@ -102,7 +102,7 @@ class Recipe(BaseModel):
     groups: tuple[tuple[str, ...], ...] = ()
     private_layers: Annotated[int, Field(ge=1)] = 2
     evaluations: Annotated[int, Field(ge=1)] = 6
-    patience: Annotated[int, Field(ge=1)] = 2
+    patience: Annotated[int, Field(ge=1)] = 3
     dev_rows: Annotated[int, Field(ge=1)] = 500
     alone: bool = False
 
