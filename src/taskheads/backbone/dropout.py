@@ -14,8 +14,8 @@ def dropout(values: torch.Tensor, p: float) -> torch.Tensor:
     """Each of the values is zero with probability `p`, rounded to 2^-16, else as much larger as keeps its
     mean (Srivastava et al. 2014). Elsewhere than on the CPU, torch's own.
 
-    torch's generator says which. Where its bits are drawn one after the other, as torch does on the CPU but
-    by MKL, that is most of what dropout takes: 7 to 8 % of a step of MiniLM.
+    torch's generator says which. It draws its bits one after the other (but where MKL draws them), which is
+    most of what dropout takes there.
     """
     if values.device.type != "cpu":
         return nn.functional.dropout(values, p)
