@@ -113,14 +113,15 @@ def _cuts(sizes: np.ndarray) -> list[int]:
 
 
 def _arranged(groups: list[Group], sizes: np.ndarray, device: torch.device) -> Arrangement:
+    rows = np.concatenate([np.empty(0, np.int64), *(group.rows for group in groups)])
+    widths = np.repeat([group.length for group in groups], [group.count for group in groups]).astype(np.int64)
+    inside = spans(np.zeros_like(widths), widths)
+    filled = inside < np.repeat(sizes[rows], widths)
     starts = np.cumsum(sizes) - sizes
-    order, place = [np.empty(0, np.int64)], np.empty(int(sizes.sum()), np.int64)
-    for group in groups:
-        inside, own = np.arange(group.length), sizes[group.rows, None]
-        tokens = starts[group.rows, None] + np.where(inside < own, inside, 0)
-        order.append(tokens.ravel())
-        place[tokens[inside < own]] = np.arange(group.start, group.stop).reshape(tokens.shape)[inside < own]
-    return Arrangement(groups, on_device(np.concatenate(order), device), on_device(place, device))
+    order = np.repeat(starts[rows], widths) + np.where(filled, inside, 0)
+    place = np.empty(int(sizes.sum()), np.int64)
+    place[order[filled]] = np.flatnonzero(filled)
+    return Arrangement(groups, on_device(order, device), on_device(place, device))
 
 
 def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
