@@ -80,7 +80,7 @@ def test_with_time_enough_all_are_trained_to_their_end(raced: Callable[..., tupl
     assert {results[0].steps for results in race.standings.values()} == {0, PLANNED}
 
 
-@pytest.mark.parametrize(("budget", "trained"), [(50.0, 1), (90.0, 2), (160.0, 4)])
+@pytest.mark.parametrize(("budget", "trained"), [(50.0, 1), (90.0, 2), (190.0, 4)])
 def test_in_the_end_the_best_is_trained_as_far_as_it_goes_and_others_where_there_is_time(
     raced: Callable[..., tuple[Race, Timed]], budget: float, trained: int
 ) -> None:
