@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
+from taskheads.compare.bench import Stopwatch
 from taskheads.compare.crew import devices_here, places
 from taskheads.compare.front import front, in_words
 from taskheads.compare.halving import left, parts_of, ranked
 from taskheads.compare.searching import Search, space_of
 from taskheads.compare.ways import Way, apart, way_of
 from taskheads.tasks.suite import Suite
+from taskheads.training.joint.course import Course
 from tests.small_models import tiny_backbone
 
 
@@ -71,6 +74,14 @@ def test_the_rate_of_a_way_takes_the_place_of_the_suites_rates() -> None:
         "tune": "full",
         "lr": 3e-4,
     }
+
+
+def test_the_steps_of_a_run_are_those_that_its_minutes_allowed() -> None:
+    watch = Stopwatch(math.inf, lambda: False)
+    for planned in (700, 700, 530, 530):
+        watch("shared", Course(planned=planned))
+    watch("private topic", Course(planned=20))
+    assert watch.planned == 530
 
 
 def test_a_search_may_set_what_the_signature_says() -> None:

@@ -173,12 +173,13 @@ class Bench:
 class Stopwatch:
     """Looks on at the trainings of a run, and ends them.
 
-    until: when they have to be over, by `time.monotonic`. stopped: as `Bench` has it. planned: the most steps
-    of one training. stepping: the seconds of all steps, with their looks at dev.
+    until: when they have to be over, by `time.monotonic`. stopped: as `Bench` has it. stepping: the seconds
+    of all steps, with their looks at dev.
     """
 
     def __init__(self, until: float, stopped: Callable[[], bool]) -> None:
-        self.until, self.stopped, self.planned, self.stepping = until, stopped, 0, 0.0
+        self.until, self.stopped, self.stepping = until, stopped, 0.0
+        self._planned: dict[str, int] = {}
         self._steps = Counter[str]()
         self._last = ("", 0.0)
 
@@ -189,11 +190,16 @@ class Stopwatch:
             self.stepping += now - self._last[1]
         self._last = name, now
         self._steps[name] += 1
-        self.planned = max(self.planned, course.planned)
+        self._planned[name] = course.planned  # fewer than at first, where the minutes allow no more
         if self.stopped():
             raise KeyboardInterrupt
         if now > self.until:
             raise OutOfTime(f"its time was over after step {course.step} of {course.planned}")
+
+    @property
+    def planned(self) -> int:
+        """The most steps of one training."""
+        return max(self._planned.values(), default=0)
 
     @property
     def shortest(self) -> float:

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from taskheads.errors import ConfigError, TrainingError
-from taskheads.training.joint.loop import Run
+from taskheads.training.joint.loop import FEWEST_STEPS, Run
 from taskheads.training.joint.optimiser import MovingAverage, layer_of_weights, rate_at
 from taskheads.training.joint.recipe import Recipe
+from taskheads.training.joint.rows import TaskRows
 from tests.small_models import tiny_backbone
 from tests.training.joint.planted import numbers, run_of, without_dropout
 
@@ -37,6 +38,19 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
         run.train()
     assert numbers(first) == numbers(second)
     assert first.course.losses != other.course.losses
+
+
+def test_minutes_are_planned_for_steps_and_for_looks_at_dev() -> None:
+    run = run_of({"steps": None, "minutes": 2.0, "epochs": 1e6, "evaluations": 5})
+    run.course.step = FEWEST_STEPS
+    run._replan([9.0] + [0.1] * 5)
+    read = sum(
+        int(TaskRows.of(run.backbone, type(run.heads[name]), run.heads[name].task, rows).tokens.sum())
+        for name, rows in run.dev.items()
+    )
+    looks = 5 * (0.4 * read / run.recipe.tokens + 1)
+    assert 0 < looks < 300
+    assert run.course.planned + looks == pytest.approx(0.95 * 1200, abs=0.2 * looks)
 
 
 def test_the_run_leaves_the_generator_of_others_alone() -> None:
