@@ -135,6 +135,3 @@ def spans(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The numbers start, start + 1, ..., start + size - 1 of every span, one span after the other."""
     before = np.cumsum(sizes) - sizes
     return np.repeat(starts - before, sizes) + np.arange(sizes.sum())
-
-
-__all__ = ["Arrangement", "Group", "of_equal_length", "of_similar_length", "on_device", "spans"]
