@@ -139,7 +139,7 @@ def test_rows_without_a_token_have_zeros(kind: str) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "first", "last"])
-@pytest.mark.parametrize("lengths", [[3, 0, 2, 0], [0, 1], [0, 0], [4, 4, 1]])
+@pytest.mark.parametrize("lengths", [[3, 0, 2, 0], [0, 1], [2, 0, 3], [0, 0], [4, 4, 1]])
 def test_pooling_of_rows_of_no_token(pooling: str, lengths: list[int]) -> None:
     batch = RaggedBatch([Encoded(np.arange(length)) for length in lengths])
     values = torch.randn(sum(lengths), 5)

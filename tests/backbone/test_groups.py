@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from taskheads.backbone import groups
-from taskheads.backbone.groups import Arrangement, of_equal_length, of_similar_length
+from taskheads.backbone.groups import Arrangement, of_equal_length, of_one_kind, of_similar_length
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def test_a_row_stands_in_its_group_and_comes_back(seed: int) -> None:
                     assert own == group.length
                 else:
                     assert group.filled[at].tolist() == [place < own for place in range(group.length)]
-        assert torch.equal(arranged.taken(torch.cat(list(parts))), tokens)
+        assert torch.equal(arranged.taken(parts), tokens)
 
 
 def test_rows_that_are_sorted_already_stay_where_they_are() -> None:
@@ -59,7 +59,21 @@ def test_rows_are_padded_as_is_cheapest(price: int, monkeypatch: pytest.MonkeyPa
     assert sum(price + group.count * group.length**2 for group in found) == min(map(cost, every))
 
 
+def test_rows_of_one_kind_stand_together_and_those_of_none_nowhere() -> None:
+    lengths, kinds = [3, 4, 0, 6, 5, 2, 7], [8, 8, 8, None, 8, 4, 8]
+    arranged = of_one_kind(lengths, kinds, CPU)
+    assert [(group.rows.tolist(), group.length) for group in arranged.groups] == [
+        ([0], 3),
+        ([1, 4, 6], 7),
+        ([5], 2),
+    ]
+    tokens = torch.arange(sum(lengths))
+    assert arranged.tokens is not None
+    assert arranged.tokens.tolist() == [at for at in range(27) if not 7 <= at < 13]
+    assert torch.equal(arranged.taken(arranged.split(tokens)), tokens[arranged.tokens])
+
+
 def test_no_rows_have_no_groups() -> None:
     for arranged in arrangements([0, 0]):
         assert arranged.groups == []
-        assert arranged.taken(arranged.placed(torch.empty(0, 4))).shape == (0, 4)
+        assert not arranged.split(torch.empty(0, 4))

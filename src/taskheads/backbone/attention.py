@@ -198,7 +198,7 @@ def _attend_within_rows(
             keys, values = (torch.cat([old, new], 2) for old, new in zip(before, (keys, values), strict=True))
         blocks.append(Block(_block(queries, group), keys, values, bias, causal, scaling, group))
     outputs = [block.attend(dropout).transpose(1, 2).flatten(0, 1) for block in blocks]
-    output = arranged.taken(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+    output = arranged.taken(outputs)
     return _looked_into(output.unsqueeze(0), blocks, arranged.order, running, layer)
 
 

@@ -1,8 +1,9 @@
-"""Rows brought together for attention: those of equal length, or of similar length, padded to one."""
+"""Rows brought together, so that one operation serves many: rows of one length, or padded to one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,12 +44,14 @@ class Arrangement:
     """The rows of a batch, group by group; rows without a token are in none.
 
     order: for each place, which token stands there, in padding its row's first one, int64 [places]; None
-    where the tokens stand so already. place: for each token, its place, int64 [N], None with `order`.
+    where all tokens stand so already. place: for each token of a group, its place, int64, None with `order`.
+    tokens: which tokens are in a group, ascending, int64; None where all are.
     """
 
     groups: list[Group]
     order: torch.Tensor | None
     place: torch.Tensor | None
+    tokens: torch.Tensor | None = None
 
     def placed(self, tokens: torch.Tensor) -> torch.Tensor:
         """[N, ...] by token → [places, ...]."""
@@ -59,25 +62,19 @@ class Arrangement:
         # At once: the gradient of a slice would be as large as all tokens, for every group anew.
         return self.placed(tokens).split([group.size for group in self.groups])
 
-    def taken(self, places: torch.Tensor) -> torch.Tensor:
-        """[places, ...] → [N, ...] by token."""
+    def taken(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """[group.size, ...] of each group → [N, ...] by token, of the tokens that are in a group."""
+        places = parts[0] if len(parts) == 1 else torch.cat(list(parts))
         return places if self.place is None else places.index_select(0, self.place)
 
 
 def of_equal_length(lengths: Sequence[int], past: Sequence[int], device: torch.device) -> Arrangement:
     """A group for each length, and `past`, that rows have; the shortest first."""
-    sizes = np.column_stack([np.asarray(lengths, np.int64), np.asarray(past, np.int64)])
-    rows = np.lexsort((sizes[:, 1], sizes[:, 0]))  # stable: by length, then by past
-    rows = rows[sizes[rows, 0] > 0]
-    cuts = np.flatnonzero((np.diff(sizes[rows], axis=0) != 0).any(1)) + 1
-    groups, start = [], 0
-    for some in np.split(rows, cuts) if len(rows) else []:
-        length, before = sizes[some[0]].tolist()
-        groups.append(Group(start, len(some), length, some, before))
-        start = groups[-1].stop
-    if (np.diff(rows) >= 0).all():
-        return Arrangement(groups, None, None)
-    return _arranged(groups, sizes[:, 0], device)
+    sizes, before = np.asarray(lengths, np.int64), np.asarray(past, np.int64)
+    rows = np.lexsort((before, sizes))  # stable: by length, then by past
+    rows = rows[sizes[rows] > 0]
+    cuts = np.flatnonzero((np.diff(sizes[rows]) != 0) | (np.diff(before[rows]) != 0)) + 1
+    return _together(np.split(rows, cuts), sizes, before, device)
 
 
 def of_similar_length(lengths: Sequence[int], device: torch.device) -> Arrangement:
@@ -85,12 +82,32 @@ def of_similar_length(lengths: Sequence[int], device: torch.device) -> Arrangeme
     sizes = np.asarray(lengths, np.int64)
     rows = np.argsort(sizes, kind="stable")
     rows = rows[sizes[rows] > 0]
+    return _together(np.split(rows, _cuts(sizes[rows])), sizes, np.zeros_like(sizes), device)
+
+
+def of_one_kind(lengths: Sequence[int], kinds: Sequence[int | None], device: torch.device) -> Arrangement:
+    """Groups of rows of one kind, padded, where no row becomes more than twice as long; rows whose kind is
+    None are in no group."""
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, (length, kind) in enumerate(zip(lengths, kinds, strict=True)):
+        if kind is not None:
+            alike[kind, length.bit_length()].append(row)  # with as many binary digits
+    sizes = np.asarray(lengths, np.int64)
+    return _together(map(np.asarray, alike.values()), sizes, np.zeros_like(sizes), device)
+
+
+def _together(
+    parts: Iterable[np.ndarray], sizes: np.ndarray, past: np.ndarray, device: torch.device
+) -> Arrangement:
+    """The rows of each part in a group, as long as the longest; parts without a token have none."""
     groups, start = [], 0
-    for some in np.split(rows, _cuts(sizes[rows])) if len(rows) else []:
-        length = int(sizes[some[-1]])
-        inside = np.arange(length) < sizes[some, None]
+    for rows in parts:
+        length = int(sizes[rows].max(initial=0))
+        if not length:
+            continue
+        inside = np.arange(length) < sizes[rows, None]
         filled = None if inside.all() else on_device(inside, device)
-        groups.append(Group(start, len(some), length, some, filled=filled))
+        groups.append(Group(start, len(rows), length, rows, int(past[rows[0]]), filled))
         start = groups[-1].stop
     return _arranged(groups, sizes, device)
 
@@ -119,9 +136,17 @@ def _arranged(groups: list[Group], sizes: np.ndarray, device: torch.device) -> A
     filled = inside < np.repeat(sizes[rows], widths)
     starts = np.cumsum(sizes) - sizes
     order = np.repeat(starts[rows], widths) + np.where(filled, inside, 0)
-    place = np.empty(int(sizes.sum()), np.int64)
+    if np.array_equal(order, np.arange(sizes.sum())):
+        return Arrangement(groups, None, None)
+    place = np.full(int(sizes.sum()), -1, np.int64)
     place[order[filled]] = np.flatnonzero(filled)
-    return Arrangement(groups, on_device(order, device), on_device(place, device))
+    held = np.flatnonzero(place >= 0)
+    return Arrangement(
+        groups,
+        on_device(order, device),
+        on_device(place[held], device),
+        None if len(held) == len(place) else on_device(held, device),
+    )
 
 
 def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -62,7 +62,7 @@ def pool(values: torch.Tensor, batch: RaggedBatch, pooling: Pooling) -> torch.Te
         block = tokens.view(group.count, group.length, -1)
         parts.append(block.mean(1) if pooling == "mean" else block.amax(1))
     pooled = torch.cat(parts)
-    if arranged.order is None:
+    if batch.lengths == sorted(batch.lengths):
         return pooled
     return pooled[batch.place_by_length]
 

@@ -6,15 +6,15 @@ small slices, and what these cost is not the multiplications but the number of o
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
+
+from taskheads.backbone.groups import Arrangement, of_one_kind
 
 Factors = Sequence[torch.Tensor]
 
@@ -47,21 +47,16 @@ def added(
 
 
 @dataclass(frozen=True)
-class _Alike:
-    """Some slices of one rank, each padded to T places, the longest of them.
+class _Group:
+    """Some slices of one rank, each padded to T places.
 
-    which: their numbers among those with a scale. rows: for each place the row that stands there, [g · T]; a
-    slice's last row fills its places beyond its end. weights: for each place the slice's scale, or 0 beyond
-    its end, [g, T, 1].
+    count: of them. which: their numbers among those with a scale. weights: for each place the slice's scale,
+    or 0 beyond its end, [count, T, 1].
     """
 
+    count: int
     which: list[int]
-    rows: torch.Tensor
     weights: torch.Tensor
-
-    def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The rows of [N, w] at their places, [g, T, w]."""
-        return tensor.index_select(0, self.rows).view(len(self.which), -1, tensor.shape[1])
 
     def stacked(self, factors: Factors) -> torch.Tensor:
         return torch.stack([factors[number] for number in self.which])
@@ -69,20 +64,19 @@ class _Alike:
 
 @dataclass(frozen=True)
 class _Slices:
-    """All slices that have a scale, in `groups` that are alike.
+    """All slices that have a scale, in groups; `arranged` says where their rows stand."""
 
-    place: of each of their rows, its place among those of all groups, end to end. rows: which rows these
-    are; None for all of them.
-    """
+    arranged: Arrangement
+    groups: tuple[_Group, ...]
 
-    groups: tuple[_Alike, ...]
-    place: torch.Tensor
-    rows: torch.Tensor | None
+    def split(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """[N, w] → [count, T, w] for each group."""
+        parts = zip(self.groups, self.arranged.split(rows), strict=True)
+        return [part.view(group.count, -1, rows.shape[1]) for group, part in parts]
 
     def gathered(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What stands at the places of each group, [g, T, w], as rows in their order."""
-        flat = [part.flatten(0, 1) for part in parts]
-        return (flat[0] if len(flat) == 1 else torch.cat(flat)).index_select(0, self.place)
+        """[count, T, w] of each group → its rows in the order of all."""
+        return self.arranged.taken([part.flatten(0, 1) for part in parts])
 
 
 # Every map of a batch asks for the same; a step of training, or an answer, makes few batches.
@@ -94,36 +88,18 @@ def _arranged(
     device: torch.device,
     kind: torch.dtype,
 ) -> _Slices:
-    starts = np.cumsum([0, *sizes])
     chosen = [number for number, scale in enumerate(scales) if scale is not None]
-    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for which, number in enumerate(chosen):
-        # Of sizes with as many binary digits, padding makes no slice more than twice as long.
-        if sizes[number]:
-            alike[ranks[which], sizes[number].bit_length()].append(which)
-    place, before, groups = np.full(starts[-1], -1), 0, []
-    for members in alike.values():
-        numbers = [chosen[which] for which in members]
-        lengths = np.asarray([sizes[number] for number in numbers])[:, None]
-        at = np.arange(lengths.max())[None]
-        rows = starts[numbers][:, None] + np.minimum(at, lengths - 1)
-        there = at < lengths
-        place[rows[there]] = before + np.flatnonzero(there)
-        before += there.size
-        weights = there * np.asarray([[scales[number]] for number in numbers], float)
-        groups.append(
-            _Alike(
-                members,
-                torch.from_numpy(rows.ravel()).to(device),
-                torch.from_numpy(weights[..., None]).to(device, kind),
-            )
-        )
-    changed = np.flatnonzero(place >= 0)
-    return _Slices(
-        tuple(groups),
-        torch.from_numpy(place[changed]).to(device),
-        None if len(changed) == len(place) else torch.from_numpy(changed).to(device),
-    )
+    number_of = {number: which for which, number in enumerate(chosen)}
+    rank_of = dict(zip(chosen, ranks, strict=True))
+    arranged = of_one_kind(sizes, [rank_of.get(number) for number in range(len(sizes))], device)
+    groups = []
+    for group in arranged.groups:
+        its = torch.tensor([scales[number] for number in group.rows], dtype=kind, device=device)
+        weights = its[:, None, None].expand(-1, group.length, 1)
+        if group.filled is not None:
+            weights = weights * group.filled[..., None]
+        groups.append(_Group(group.count, [number_of[number] for number in group.rows.tolist()], weights))
+    return _Slices(arranged, tuple(groups))
 
 
 @dataclass(frozen=True)
@@ -142,14 +118,14 @@ def _add(
 ) -> list[_Product]:
     """Add to `output`, and return what was multiplied."""
     products = []
-    for group in slices.groups:
-        its, down, up = group.of(x), group.stacked(downs), group.stacked(ups)
+    for group, its in zip(slices.groups, slices.split(x), strict=True):
+        down, up = group.stacked(downs), group.stacked(ups)
         products.append(_Product(its, down, torch.bmm(its, down.mT).mul_(group.weights), up))
     rows = slices.gathered([torch.bmm(each.inner, each.up) for each in products])
-    if slices.rows is None:
+    if slices.arranged.tokens is None:
         output.add_(rows)
     else:
-        output[slices.rows] += rows
+        output[slices.arranged.tokens] += rows
     return products
 
 
@@ -164,16 +140,17 @@ class _Added(torch.autograd.Function):
         half = len(factors) // 2
         ctx.slices, ctx.factors, ctx.shape = slices, len(factors), x.shape
         ctx.products = _add(made, x, slices, factors[:half], factors[half:])
+        ctx.save_for_backward(x)  # what products are of may be a view of it
         return made
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         slices: _Slices = ctx.slices
+        _ = ctx.saved_tensors  # raises where x was changed in place
         to_factors: list[torch.Tensor | None] = [None] * ctx.factors
         to_rows = []
-        for group, product in zip(slices.groups, ctx.products, strict=True):
-            its = group.of(gradient)
+        for group, product, its in zip(slices.groups, ctx.products, slices.split(gradient), strict=True):
             towards = torch.bmm(its, product.up.mT).mul_(group.weights)
             to_downs, to_ups = torch.bmm(towards.mT, product.x), torch.bmm(product.inner.mT, its)
             for number, down, up in zip(group.which, to_downs.unbind(), to_ups.unbind(), strict=True):
@@ -183,6 +160,6 @@ class _Added(torch.autograd.Function):
         to_x = None
         if ctx.needs_input_grad[1]:
             to_x = slices.gathered(to_rows)
-            if slices.rows is not None:
-                to_x = gradient.new_zeros(ctx.shape).index_copy_(0, slices.rows, to_x)
+            if slices.arranged.tokens is not None:
+                to_x = gradient.new_zeros(ctx.shape).index_copy_(0, slices.arranged.tokens, to_x)
         return gradient, to_x, None, *to_factors
