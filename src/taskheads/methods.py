@@ -144,9 +144,13 @@ def find(name: str) -> Card:
 
 def resolve(name: str) -> Callable[..., Any]:
     """The class or function of that name: imported from the package, or decorated by the user's own code."""
-    if name not in _registered:
-        importlib.import_module(find(name).where.partition(":")[0])
-    return _registered[name]
+    return _registered[name] if name in _registered else imported(find(name))
+
+
+def imported(card: Card) -> Callable[..., Any]:
+    """The class or function that a card of the package is of."""
+    importlib.import_module(card.where.partition(":")[0])
+    return _registered[card.name]
 
 
 def scan_evidence(tests: Path) -> dict[str, list[str]]:
