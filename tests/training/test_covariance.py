@@ -15,7 +15,7 @@ def semidefinite(d: int, rank: int) -> torch.Tensor:
     return rows.T @ rows / d
 
 
-@pytest.mark.parametrize(("d", "rank"), [(1, 1), (2, 2), (3, 3), (40, 40), (40, 7)])
+@pytest.mark.parametrize(("d", "rank"), [(1, 1), (2, 2), (3, 3), (40, 40), (40, 7), (1100, 60)])
 def test_each_system_is_solved(d: int, rank: int) -> None:
     matrix = semidefinite(d, rank)
     right = torch.randn(d, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -25,8 +25,9 @@ def test_each_system_is_solved(d: int, rank: int) -> None:
         torch.testing.assert_close(each, expected)
 
 
-def test_the_upper_half_is_read() -> None:
-    matrix, right = semidefinite(9, 9), torch.ones(9, 1, dtype=torch.float64)
+@pytest.mark.parametrize("d", [9, 1100])
+def test_the_upper_half_is_read(d: int) -> None:
+    matrix, right = semidefinite(d, 9), torch.ones(d, 1, dtype=torch.float64)
     (whole,), (half,) = (Covariance(each).solve(right, [0.1]) for each in (matrix.clone(), matrix.triu()))
     assert torch.equal(half, whole)
 
