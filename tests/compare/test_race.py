@@ -109,6 +109,17 @@ def test_no_rung_has_next_to_the_same_rows_as_the_one_before(
     assert {run.part for run, _ in crew.begun} == {1 / 9, 1.0}
 
 
+@pytest.mark.parametrize(("budget", "parts"), [(60.0, {1 / 9, 1.0}), (1000.0, {1 / 9, 1 / 3, 1.0})])
+def test_a_rung_without_time_to_train_on_is_left_out(
+    raced: Callable[..., tuple[Race, Timed]], monkeypatch: pytest.MonkeyPatch, budget: float, parts: set
+) -> None:
+    monkeypatch.setattr("taskheads.compare.race.parts_of", lambda _: [1 / 9, 1 / 3, 1.0])
+    monkeypatch.setattr("taskheads.compare.race.rows_at", lambda _, part: round(9000 * part))
+    race, crew = raced(budget)
+    assert {run.part for run, _ in crew.begun} == parts
+    assert race.ways[race.finalists()[1]].method == WAYS[0], "the best of the first rung"
+
+
 def test_one_that_takes_longer_than_others_is_stopped_and_not_begun_again(
     raced: Callable[..., tuple[Race, Timed]],
 ) -> None:

@@ -24,10 +24,10 @@ _TUNING = 0.75
 _LEAST_MINUTES = 0.02
 # Of all time, what the rungs before the last one have: for each candidate, and in all at most. By what factor
 # rows grow from one rung to the next at least.
-_EXPLORING, _EXPLORING_MOST = 0.05, 1 / 3
+_EXPLORING, _EXPLORING_MOST = 0.05, 1 / 4
 _GROWTH = 2
 # Full fine-tuning, and how many times the share of another way it may take on the last rung.
-_FULL, _FULL_SHARE = way_of("full"), 4.0
+_FULL, _FULL_SHARE = way_of("full"), 9.0
 FROZEN = "frozen"
 MODELS = "models"
 
@@ -38,7 +38,7 @@ class Race:
     Parameters
     ----------
     suite: with all rows. crew: who runs. ledger: what is there already is not run again, and its time counts.
-    seconds: of the clock, for all rungs: at least two thirds of it for the last one, from which all comes
+    seconds: of the clock, for all rungs: at least three quarters of it for the last one, from which all comes
         that is told on test, and equal shares of the rest for those before.
     seeds: of each candidate but the frozen heads, which have no use for one.
 
@@ -71,8 +71,10 @@ class Race:
             now, following = time.monotonic(), len(parts) - 1 - rung
             last = not following
             deadline = self._end if last else now + max(0.0, explored - now) / following
-            self._go([Run(frozen, self.seeds[0], part)], [1.0], deadline, keep=last)
             going = self._finalists(rest) if rung and last else rest[: left(len(rest), rung)]
+            if rung and not last and not self._telling(going, part, deadline):
+                continue
+            self._go([Run(frozen, self.seeds[0], part)], [1.0], deadline, keep=last)
             merging = self._apart in going or any(way.merges for way in going)
             alone = [self._apart] if merging else []
             going = [way for way in going if way not in alone]
@@ -244,6 +246,16 @@ class Race:
 
     def _model(self, run: Run) -> Path:
         return self.ledger.folder / MODELS / run.name
+
+    def _telling(self, ways: Sequence[Way], part: float, deadline: float) -> bool:
+        """Whether there is time for each of the ways to train twice as long as it can at the least on this
+        part of the rows; or they did, before a resumption."""
+        runs = list(self._runs(ways, part))
+        if any(run.name in self.ledger.results for run in runs):
+            return True
+        least = [each for run in runs if (each := self._expected(run)) is not None]
+        needed = sum(2 * each.steps + each.beside for each in least)
+        return time.monotonic() + needed / self.crew.slots <= deadline
 
     def _affordable(self, way: Way) -> bool:
         """Whether there is time to train a way that was left behind no less far than it was on fewer rows."""

@@ -34,7 +34,8 @@ def recommended(source: Any, suite: Suite, way: Way, result: Result) -> str:
     here = Path(suite.backbone)
     backbone = str(here.resolve()) if here.is_dir() else suite.backbone
     whole = {**said, "backbone": backbone, "seed": result.seed, "training": training}
-    head = f"# {way.name}, which `taskheads compare` recommends; `taskheads fit` takes this file as it is."
+    first = "say each task's `data` first" if isinstance(source, Suite) else "as it is"
+    head = f"# {way.name}, which `taskheads compare` recommends; for `taskheads fit`, {first}."
     return f"{head}\n{yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)}"
 
 
