@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from taskheads.backbone.backbone import Backbone
+
+Write = Callable[[str, Any], Path]
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +38,18 @@ def minilm() -> Backbone:
     from taskheads.backbone.backbone import Backbone
 
     return Backbone.load("minilm")
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """`write(name, content)`: bytes or a text as they are, a list of rows as JSON Lines."""
+
+    def write(name: str, content: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, list):
+            content = "".join(json.dumps(row) + "\n" for row in content)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write

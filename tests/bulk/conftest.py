@@ -1,4 +1,4 @@
-"""Files to read, and a small model on disk."""
+"""A small model on disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.small_models import tiny_model
-from tests.tasks.conftest import write  # noqa: F401
 
 
 @pytest.fixture(scope="session")

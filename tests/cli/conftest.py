@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +32,6 @@ class Done:
 
 
 Run = Callable[..., Done]
-Write = Callable[[str, Any], Path]
 
 
 @pytest.fixture
@@ -50,18 +48,3 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         return Done(int(ended.value.code or 0), captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """`write(name, content)`: bytes or a text as they are, a list of rows as JSON Lines."""
-
-    def write(name: str, content: Any) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, list):
-            content = "".join(json.dumps(row) + "\n" for row in content)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write

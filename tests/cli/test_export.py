@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Run, Write
+from tests.cli.conftest import Run
+from tests.conftest import Write
 from tests.small_models import rows, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -13,7 +13,8 @@ import pytest
 from taskheads.backbone import pretrained
 from taskheads.backbone.backbone import Backbone
 from taskheads.errors import BackboneError
-from tests.cli.conftest import Run, Write
+from tests.cli.conftest import Run
+from tests.conftest import Write
 from tests.small_models import tiny_backbone
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Run, Write
+from tests.cli.conftest import Run
+from tests.conftest import Write
 
 LABELS = ("DESC", "ENTY", "HUM", "NUM")
 

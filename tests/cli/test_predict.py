@@ -9,7 +9,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from taskheads.bulk import blocks, draft, job
-from tests.cli.conftest import Run, Write
+from tests.cli.conftest import Run
+from tests.conftest import Write
 from tests.small_models import rows, tiny_model
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from taskheads.serve.running import Server
 from taskheads.serve.settings import Settings
-from tests.cli.conftest import Run, Write
+from tests.cli.conftest import Run
+from tests.conftest import Write
 from tests.small_models import tiny_backbone, tiny_model
 
 ASKED = {"inputs": "home", "tasks": ["topic"]}
