@@ -119,7 +119,13 @@ def card_of(thing: Callable[..., Any]) -> Card:
 
 
 def catalogue(root: Path = PACKAGE) -> list[Card]:
-    """The cards of all methods in the package at `root`, by family and name. Nothing is imported."""
+    """The cards of all methods in the package at `root`, by family and name. Nothing is imported, and sources
+    are read once."""
+    return list(_catalogue(root))
+
+
+@cache
+def _catalogue(root: Path) -> tuple[Card, ...]:
     cards: dict[str, Card] = {}
     for path in sorted(root.rglob("*.py")):
         source = path.read_text(encoding="utf-8")
@@ -131,7 +137,7 @@ def catalogue(root: Path = PACKAGE) -> list[Card]:
                     f"two methods are called {card.name!r}: {cards[card.name].where} and {card.where}"
                 )
             cards[card.name] = card
-    return sorted(cards.values(), key=lambda card: (FAMILIES.index(card.family), card.name))
+    return tuple(sorted(cards.values(), key=lambda card: (FAMILIES.index(card.family), card.name)))
 
 
 def find(name: str) -> Card:
@@ -144,13 +150,9 @@ def find(name: str) -> Card:
 
 def resolve(name: str) -> Callable[..., Any]:
     """The class or function of that name: imported from the package, or decorated by the user's own code."""
-    return _registered[name] if name in _registered else imported(find(name))
-
-
-def imported(card: Card) -> Callable[..., Any]:
-    """The class or function that a card of the package is of."""
-    importlib.import_module(card.where.partition(":")[0])
-    return _registered[card.name]
+    if name not in _registered:
+        importlib.import_module(find(name).where.partition(":")[0])
+    return _registered[name]
 
 
 def scan_evidence(tests: Path) -> dict[str, list[str]]:

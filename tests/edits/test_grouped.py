@@ -121,3 +121,13 @@ def test_what_is_no_number_stays_in_its_slice() -> None:
     for delta, clean in zip(deltas, (True, False, True), strict=True):
         grads = [parameter.grad for parameter in delta.parameters()]
         assert all(grad is not None and bool(grad.isfinite().all()) == clean for grad in grads)
+
+
+@pytest.mark.method("lora")
+def test_rows_that_were_changed_before_their_gradient_are_noticed() -> None:
+    x, down, up = (torch.randn(*shape, requires_grad=True) for shape in ((4, 5), (2, 5), (2, 3)))
+    rows = x * 1
+    made = added(torch.zeros(4, 3), rows, [4], [0.5], [down], [up])
+    rows.mul_(2)
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        made.sum().backward()

@@ -53,14 +53,11 @@ class Arrangement:
     place: torch.Tensor | None
     tokens: torch.Tensor | None = None
 
-    def placed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[N, ...] by token → [places, ...]."""
-        return tokens if self.order is None else tokens.index_select(0, self.order)
-
     def split(self, tokens: torch.Tensor) -> Sequence[torch.Tensor]:
         """[N, ...] by token → [group.size, ...] for each group."""
         # At once: the gradient of a slice would be as large as all tokens, for every group anew.
-        return self.placed(tokens).split([group.size for group in self.groups])
+        placed = tokens if self.order is None else tokens.index_select(0, self.order)
+        return placed.split([group.size for group in self.groups])
 
     def taken(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """[group.size, ...] of each group → [N, ...] by token, of the tokens that are in a group."""

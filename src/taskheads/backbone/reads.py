@@ -61,10 +61,7 @@ def pool(values: torch.Tensor, batch: RaggedBatch, pooling: Pooling) -> torch.Te
     for group, tokens in zip(arranged.groups, arranged.split(values), strict=True):
         block = tokens.view(group.count, group.length, -1)
         parts.append(block.mean(1) if pooling == "mean" else block.amax(1))
-    pooled = torch.cat(parts)
-    if batch.lengths == sorted(batch.lengths):
-        return pooled
-    return pooled[batch.place_by_length]
+    return torch.cat(parts)[batch.place_by_length]
 
 
 def _taken(values: torch.Tensor, at: torch.Tensor, present: torch.Tensor) -> torch.Tensor:

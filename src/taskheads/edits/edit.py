@@ -14,7 +14,7 @@ from torch import nn
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.changes import Change, MapChange
 from taskheads.errors import ConfigError
-from taskheads.methods import card_of, catalogue, imported, resolve
+from taskheads.methods import card_of, catalogue, resolve
 from taskheads.tasks.suggest import did_you_mean
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
@@ -110,7 +110,8 @@ class Edit(nn.Module):
 
 def edit_methods() -> list[str]:
     """The names of all methods that `made` can make: those of the family which are edits."""
-    return [card.name for card in catalogue() if card.family == "edits" and _is_edit(imported(card))]
+    found = (card.name for card in catalogue() if card.family == "edits")
+    return [name for name in found if _is_edit(resolve(name))]
 
 
 def edit_class(method: str) -> type[Edit]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from taskheads.methods import Card, imported
+from taskheads.methods import Card, resolve
 from taskheads.report.families import FAMILY
 
 _SENTENCES = 3
@@ -37,7 +37,7 @@ class Described:
 
 def described(card: Card) -> Described:
     """Import the method, and read what it says of itself."""
-    found = imported(card)
+    found = resolve(card.name)
     prose, about = _prose(inspect.getdoc(found) or "")
     family = FAMILY[card.family]
     traits, limits = _traits(card, found)

@@ -47,14 +47,13 @@ def added(
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Some slices of one rank, each padded to T places.
+class _Members:
+    """The slices of one group: of one rank, each padded to T places.
 
-    count: of them. which: their numbers among those with a scale. weights: for each place the slice's scale,
-    or 0 beyond its end, [count, T, 1].
+    which: their numbers among those with a scale. weights: for each place the slice's scale, or 0 beyond its
+    end, [g, T, 1].
     """
 
-    count: int
     which: list[int]
     weights: torch.Tensor
 
@@ -67,15 +66,15 @@ class _Slices:
     """All slices that have a scale, in groups; `arranged` says where their rows stand."""
 
     arranged: Arrangement
-    groups: tuple[_Group, ...]
+    groups: tuple[_Members, ...]
 
     def split(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """[N, w] → [count, T, w] for each group."""
+        """[N, w] → [g, T, w] for each group."""
         parts = zip(self.groups, self.arranged.split(rows), strict=True)
-        return [part.view(group.count, -1, rows.shape[1]) for group, part in parts]
+        return [part.view(len(group.which), -1, rows.shape[1]) for group, part in parts]
 
     def gathered(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """[count, T, w] of each group → its rows in the order of all."""
+        """[g, T, w] of each group → its rows in the order of all."""
         return self.arranged.taken([part.flatten(0, 1) for part in parts])
 
 
@@ -98,7 +97,7 @@ def _arranged(
         weights = its[:, None, None].expand(-1, group.length, 1)
         if group.filled is not None:
             weights = weights * group.filled[..., None]
-        groups.append(_Group(group.count, [number_of[number] for number in group.rows.tolist()], weights))
+        groups.append(_Members([number_of[number] for number in group.rows.tolist()], weights))
     return _Slices(arranged, tuple(groups))
 
 
