@@ -153,6 +153,18 @@ def test_pooling_of_rows_of_no_token(pooling: str, lengths: list[int]) -> None:
     torch.testing.assert_close(pool(values, batch, pooling), torch.stack(expected))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max", "first", "last", "words"])
+def test_a_batch_that_was_only_run_may_be_learnt_from(pooling: str) -> None:
+    backbone = backbone_of()
+    assert backbone.tokens is not None
+    rows = backbone.tokens.words([["fox", "dog"], ["a"], ["the", "quick", "fox"]])
+    batch = RaggedBatch(rows)
+    with torch.inference_mode():
+        pool(backbone.run(batch)["output"], batch, pooling)  # type: ignore[arg-type]
+    pool(backbone.run(batch)["output"], batch, pooling).square().sum().backward()  # type: ignore[arg-type]
+    assert all(weight.grad is not None for weight in backbone.model.encoder.layer.parameters())
+
+
 def test_features_can_be_learnt_from() -> None:
     values = extract(backbone_of(), "text", texts(6), [A])[A]
     head = torch.nn.Linear(values.shape[1], 2)

@@ -83,12 +83,12 @@ class RaggedBatch:
     @cached_property
     def row_of_token(self) -> torch.Tensor:
         """Which row each token belongs to, int64 [N]."""
-        return torch.repeat_interleave(torch.arange(len(self), device=self.ids.device), self.counts)
+        return on_device(np.repeat(np.arange(len(self)), self.lengths), self.ids.device)
 
     @cached_property
     def positions(self) -> torch.Tensor:
         """Each token's position in its own row, int64 [N]."""
-        return torch.arange(len(self.ids), device=self.ids.device) - self.starts[self.row_of_token]
+        return on_device(spans(np.zeros(len(self), np.int64), np.asarray(self.lengths)), self.ids.device)
 
     @cached_property
     def word_tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,12 +97,13 @@ class RaggedBatch:
         starts = np.repeat(self.starts.cpu().numpy(), [len(row) for row in words])
         inside = np.concatenate(words)
         at = on_device(np.where(inside < 0, 0, starts + inside), self.ids.device)
-        return at, torch.from_numpy(inside >= 0).to(self.ids.device)
+        return at, on_device(inside >= 0, self.ids.device)
 
     @cached_property
     def place_by_length(self) -> torch.Tensor:
         """Where each row stands when rows are brought in the order of `arranged`, int64 [rows]."""
-        return torch.argsort(torch.argsort(self.counts, stable=True))
+        places = np.argsort(np.argsort(self.lengths, kind="stable"))
+        return on_device(places, self.ids.device)
 
     def arranged(self, past: Sequence[int] | None = None) -> Arrangement:
         """Rows of equal length, and equal `past` [rows] where there is one, brought together."""
