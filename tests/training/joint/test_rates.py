@@ -13,6 +13,7 @@ import taskheads as th
 from taskheads.errors import ConfigError, TrainingError
 from taskheads.model.model import Model
 from taskheads.training.joint.loop import Run
+from taskheads.training.joint.optimiser import MovingAverage, rate_at
 from taskheads.training.joint.recipe import Recipe, said_over
 from tests.small_models import tiny_backbone
 from tests.training.joint.planted import numbers, run_of
@@ -41,7 +42,7 @@ def test_a_run_that_pauses_takes_the_same_steps() -> None:
 
 def test_the_best_after_a_third_ends_as_if_there_were_no_other() -> None:
     rates = (1e-5, 3e-2, 3e-3)
-    alone = {rate: tuned(lr=rate) for rate in rates}
+    alone = {rate: tuned(lr=rate, average=0.999) for rate in rates}
     frozen = th.fit(suite("topic", "size"), backbone=tiny_backbone(), tune="frozen").card["tasks"]
 
     def early(model: Model) -> float:
@@ -98,6 +99,37 @@ def test_all_rates_together_take_the_minutes_of_one_run() -> None:
     tried = recipe.tried_for / recipe.evaluations
     assert sum(run.minutes or 0 for run in runs[:1]) + 2 * tried * (runs[0].minutes or 0) == pytest.approx(10)
     assert [(run.lr, run.rates) for run in runs] == [(1e-4, ()), (2e-4, ()), (3e-4, ())]
+
+
+def test_the_average_of_weights_tells_early_which_rate_ends_best() -> None:
+    """Noisy descent to 1 on which, a third of the way, the weights themselves are nearer at the lower rate,
+    which is too low to end there."""
+    steps, recipe = 600, Recipe(rates=(0.0085, 0.2), warmup=0.0)
+    told: dict[float, dict[str, float]] = {}
+    for rate in recipe.rates:
+        draw, weights = torch.Generator().manual_seed(0), torch.nn.Parameter(torch.zeros(200))
+        tried = recipe.at(rate)
+        average = MovingAverage([weights], tried.average)
+
+        def away(values: torch.Tensor) -> float:
+            return (values.detach() - 1).square().mean().item()
+
+        for step in range(steps):
+            noise = torch.randn(200, generator=draw)
+            with torch.no_grad():
+                weights.sub_(rate * rate_at(step, steps, tried) * (weights - 1 + noise))
+            average.update()
+            if step == steps // 3:
+                told[rate] = {"weights": away(weights), "average": away(average.values[0])}
+        told[rate] |= {"end": away(weights)}
+    low, high = (told[rate] for rate in recipe.rates)
+    assert low["end"] > high["end"]
+    assert low["weights"] < high["weights"]
+    assert low["average"] > 2 * high["average"]
+
+
+def test_an_average_that_is_said_is_the_one_that_is_compared() -> None:
+    assert Recipe.of({"rates": (1e-4, 2e-4), "average": 0.5}).at(1e-4).average == 0.5
 
 
 def test_rates_and_a_backbone_cut_up_are_not_said_together() -> None:

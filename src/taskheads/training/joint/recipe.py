@@ -14,6 +14,9 @@ from taskheads.tasks.suggest import did_you_mean
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
+# So high that for some thousand steps it is the growing decay of `MovingAverage` which counts.
+_AVERAGE_OF_RATES = 0.999
+
 
 def said_over(said: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """What was said about a training, with `more` over it: `lr` there takes the place of `rates` here, and
@@ -46,6 +49,9 @@ class Recipe(BaseModel):
     rates: in the place of lr, several of which one is chosen on dev: the shared backbone is tuned at each for
         a third of its run, and what is best then goes on (successive halving, Jamieson and Talwalkar 2016).
         The same for each task alone, under `alone`. Costs a third of a run for each rate after the first.
+        What is compared, and goes on, is the `average` of the weights, over a tenth of the steps so far
+        where nothing is said: while rates are high the weights themselves look best at the lowest of them,
+        and averaging tells what lowering the rate will do (Sandler et al. 2023, arXiv:2301.02312).
     edit_lr: highest rate of what tasks change in the backbone; by default what suits the method.
     layer_decay: each layer learns at this fraction of the rate of the layer above it (Howard and Ruder 2018).
     frozen_layers: so many layers from below, and the embeddings, stay as they are.
@@ -166,7 +172,8 @@ class Recipe(BaseModel):
         """The same at one of `rates`, with so many of the minutes that the others have theirs."""
         others = (len(self.rates) - 1) * self.tried_for / self.evaluations
         minutes = None if self.minutes is None else self.minutes / (1 + others)
-        return self.model_copy(update={"lr": rate, "rates": (), "minutes": minutes})
+        average = self.average or _AVERAGE_OF_RATES
+        return self.model_copy(update={"lr": rate, "rates": (), "minutes": minutes, "average": average})
 
     @property
     def tried_for(self) -> int:
