@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,33 @@ def test_bases_share_the_blocks_of_their_reads_and_the_products_of_these(
     )
     assert [*last.blocks, *first.blocks] == list(both.blocks)
     assert len(made) == 3  # each with itself, and one with the other
+
+
+def test_threads_that_ask_for_the_same_get_what_one_of_them_made(table: Table) -> None:
+    data = split_data(make_task("classify", "ab"), TEXTS, targets=["a", "b"] * 6, dev=2, test=2)
+    found, head = table.features(data), head_of(data.task)
+    asked, making, go = threading.Barrier(2, timeout=30), threading.Event(), threading.Event()
+    made: list[int] = []
+
+    def make() -> tuple[torch.Tensor]:
+        made.append(1)
+        making.set()
+        assert go.wait(30)
+        return (torch.ones(1),)
+
+    def ask() -> torch.Tensor:
+        asked.wait()
+        return found.once("what", head, data.splits["train"], make)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(ask) for _ in range(2)]
+        assert making.wait(30)
+        # Meanwhile anything else is made without waiting.
+        assert found.once("other", head, data.splits["train"], lambda: (torch.zeros(1),))[0] == 0
+        go.set()
+        one, other = (each.result(30) for each in both)
+    assert one is other
+    assert made == [1]
 
 
 def test_what_is_kept_is_bounded(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Batches side by side on a CPU, each on a thread of its own.
+"""Batches, or tasks, side by side on a CPU, each on a thread of its own.
 
 One batch a thread beats one batch spread over all threads: nothing waits at the end of each operation, what
 runs on one thread anyway runs beside something else, and a busy machine slows down one batch, not all.
@@ -19,8 +19,8 @@ T = TypeVar("T")
 def side_by_side(work: Callable[[T], None], batches: Iterable[T], workers: int) -> Iterator[T]:
     """Do `work` on every batch, `workers` of them at a time; yields each batch when it is done, in order.
 
-    Where several run, each has one of torch's threads. An exception in `work` is raised here; then, and when
-    the caller stops early, no further batch is begun, and those that run are waited for.
+    Where several run, torch's threads are shared out among them. An exception in `work` is raised here; then,
+    and when the caller stops early, no further batch is begun, and those that run are waited for.
     """
     if workers < 2:
         for batch in batches:
@@ -28,7 +28,8 @@ def side_by_side(work: Callable[[T], None], batches: Iterable[T], workers: int) 
             yield batch
         return
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    each = max(1, threads // workers)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,))
     running: deque[tuple[T, Future]] = deque()
     try:
         for batch in batches:

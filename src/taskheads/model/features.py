@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,6 +41,10 @@ class FrozenFeatures:
         distinct one once, whatever number of tasks ask about it.
     cache: the feature cache, or None.
     progress: called with ("reading", tokens done, tokens in all).
+
+    Attributes
+    ----------
+    dropped: whether anything that `once` kept had to go, to be made again when it is asked for again.
     """
 
     def __init__(
@@ -53,7 +58,10 @@ class FrozenFeatures:
     ) -> None:
         self._rows: dict[Form, dict] = {}
         self._found: dict[Form, dict[Read, torch.Tensor | Words]] = {}
+        self.dropped = False
         self._kept: dict[tuple, Any] = {}
+        self._guard = threading.Lock()
+        self._making: dict[tuple, threading.Lock] = {}
         self._places: dict[tuple[Request, int], tuple[Examples, np.ndarray]] = {}
         for request, examples in needs:
             number = self._rows.setdefault(request.form, {})
@@ -97,16 +105,29 @@ class FrozenFeatures:
 
     def once(self, what: str, head: Head, examples: Examples, make: Callable[[], Sized]) -> Sized:
         """What `make` derives from these features of these rows, kept under the name `what` for the next head
-        that gathers the same; shared, so not to be changed. `nbytes` of its first part is its size."""
-        rows = [(each.form, self._at(each, examples).tobytes()) for each in head.requests]
-        key = (what, type(head).gather.__qualname__, head.features, head.reads, *rows)
-        if key not in self._kept:
-            made = make()
+        that gathers the same; shared, so not to be changed. `nbytes` of its first part is its size. A thread
+        that asks for what another one is making waits for it."""
+        rows = self.rows(head.requests, examples)
+        key = (what, type(head).gather.__qualname__, head.features, head.reads, rows)
+        with self._guard:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._guard:
+                found = self._kept.get(key)
+            return self._keep(key, make()) if found is None else found
+
+    def rows(self, requests: Sequence[Request], examples: Examples) -> tuple:
+        """Which vectors these requests are about; equal where they are about the same."""
+        return tuple((each.form, self._at(each, examples).tobytes()) for each in requests)
+
+    def _keep(self, key: tuple, made: Sized) -> Sized:
+        with self._guard:
             size = made[0].nbytes
             while self._kept and sum(each[0].nbytes for each in self._kept.values()) + size > _KEPT_BYTES:
                 self._kept.pop(next(iter(self._kept)))
+                self.dropped = True
             self._kept[key] = made
-        return self._kept[key]
+        return made
 
     def _at(self, request: Request, examples: Examples) -> np.ndarray:
         """Where the vectors of these rows stand among those found for the form of the request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -15,12 +16,14 @@ class Covariance:
 
     A + penalty is solved for by its Cholesky factor: d³ / 3 operations, a quarter of those of a tridiagonal
     form, which would serve all penalties but is only half made of products of matrices. A factor is found
-    when a penalty is first asked for, and kept: tasks on the same features try the same few penalties.
+    when a penalty is first asked for, and kept: tasks on the same features, which may be solved for in
+    several threads, try the same few penalties.
     """
 
     def __init__(self, matrix: torch.Tensor) -> None:
         self._matrix = matrix
         self._factors: dict[float, torch.Tensor] = {}
+        self._factoring = threading.Lock()
         # What rounding may take from small eigenvalues, in terms of a bound of the largest.
         largest = float(torch.linalg.vector_norm(matrix.triu())) * 2**0.5
         self._least = 4 * torch.finfo(matrix.dtype).eps * largest
@@ -35,12 +38,13 @@ class Covariance:
         return [_solved(self._factor(penalty), right) for penalty in penalties]
 
     def _factor(self, penalty: float) -> torch.Tensor:
-        if penalty not in self._factors:
-            penalised = self._matrix.clone()
-            penalised.diagonal().add_(max(penalty, self._least))
-            _factor_(penalised)
-            self._factors[penalty] = penalised
-        return self._factors[penalty]
+        with self._factoring:
+            if penalty not in self._factors:
+                penalised = self._matrix.clone()
+                penalised.diagonal().add_(max(penalty, self._least))
+                _factor_(penalised)
+                self._factors[penalty] = penalised
+            return self._factors[penalty]
 
 
 def _factor_(matrix: torch.Tensor) -> None:

@@ -16,6 +16,7 @@ from taskheads.model.features import FrozenFeatures, Progress
 from taskheads.model.model import Model
 from taskheads.tasks.suite import Suite
 from taskheads.tasks.task import TaskData
+from taskheads.training.every_task import for_every_task
 from taskheads.training.frozen import fit_head
 from taskheads.training.joint.taking import choice_of
 from taskheads.training.joint.tuning import stage_of
@@ -57,20 +58,23 @@ def solve(
     features = suite_features(backbone, suite.tasks.values(), every_candidate, cache=cache, progress=progress)
     read_in = time.perf_counter() - started
     stages = [stage_of("features", read_in)]
-    found, cards = {}, {}
-    for done, (name, data) in enumerate(suite.tasks.items()):
+    tasks = suite.tasks
+
+    def solving(done: int) -> None:
         if progress is not None:
-            progress("solving", done, len(suite.tasks))
-        found[name] = fit_head(backbone, data, features)
-        cards[name] = _card(data, found[name])
+            progress("solving", done, len(tasks))
+
+    solving(0)
+    found = for_every_task(
+        tasks, lambda _: features, lambda name: fit_head(backbone, tasks[name], features), solving
+    )
+    cards = {name: _card(data, found[name]) for name, data in tasks.items()}
     heads = {name: each.head for name, each in found.items()}
-    rows = {name: data.splits["test"] for name, data in suite.tasks.items() if len(data.splits["test"])}
+    rows = {name: data.splits["test"] for name, data in tasks.items() if len(data.splits["test"])}
     fresh = Model(backbone, heads, {"seed": suite.seed if seed is None else seed, "tasks": cards})
     for score in fresh.scores(rows, lambda _: features):
         cards[score.task]["test"] = score.to_json()
     stages.append(stage_of("heads", time.perf_counter() - started - read_in))
-    if progress is not None:
-        progress("solving", len(suite.tasks), len(suite.tasks))
     return Solved(found, features, cards, stages)
 
 

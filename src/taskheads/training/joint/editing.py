@@ -14,7 +14,7 @@ from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.suggest import did_you_mean
 from taskheads.tasks.suite import Suite
 from taskheads.training.joint.resuming import own_randomness
-from taskheads.training.joint.tuning import Candidate, Stages, smaller, starting_head
+from taskheads.training.joint.tuning import Candidate, Stages, smaller, starting_heads
 from taskheads.training.joint.workers import Workers
 
 TUNES = ("frozen", "full", "auto")
@@ -85,7 +85,7 @@ def tune_edits(
         raise ConfigError("`balance` is about weights that tasks share, and an edit leaves those as they are")
     methods = {method for method, _ in asked.values()}
     name = methods.pop() if len(methods) == 1 else "edits"
-    heads = {task: starting_head(backbone, stages.tasks[task], features) for task in asked}
+    heads = starting_heads(backbone, {task: stages.tasks[task] for task in asked}, features)
     with own_randomness(stages.seed):
         edits = edits_for(backbone, asked)
     stage, recipe = name, smaller(stages.recipe, 1 / max(edit.stages for edit in edits.values()))

@@ -28,6 +28,7 @@ from taskheads.model.evaluation import decided
 from taskheads.model.features import FrozenFeatures, features_by_task
 from taskheads.tasks.task import TaskData
 from taskheads.training.candidates import single_candidates
+from taskheads.training.every_task import for_every_task
 from taskheads.training.frozen import fit_head
 from taskheads.training.joint.checkpoints import Checkpoints
 from taskheads.training.joint.course import Course
@@ -203,10 +204,11 @@ class Stages:
                 heads,
                 lambda own, tasks: suite_features(own, [self.tasks[task] for task in tasks], single),
             )
-            fitted = {
-                task: settled(backbone, self.tasks[task], head, features(task))
-                for task, head in heads.items()
-            }
+            fitted = for_every_task(
+                {task: self.tasks[task] for task in heads},
+                features,
+                lambda task: settled(backbone, self.tasks[task], heads[task], features(task)),
+            )
             decisions: dict[str, Answered] = {}
             for task in fitted:
                 decisions |= answered({task: fitted[task]}, self.tasks, features(task))
@@ -225,7 +227,7 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     """
     tasks, frozen, recipe, made = stages.tasks, stages.frozen, stages.recipe, stages.made
     ours = SHARED if len(tasks) == len(made.kept) else f"{SHARED} {'+'.join(tasks)}"
-    heads = {name: starting_head(backbone, data, features) for name, data in tasks.items()}
+    heads = starting_heads(backbone, tasks, features)
     # Without private layers to come after it the shared run has all the time.
     most = recipe if full else recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
     found = stages.branch(ours, partial(_begin_on_copy, stages, backbone, heads), most)
@@ -257,9 +259,8 @@ def tune_alone(backbone: Backbone, features: FrozenFeatures, stages: Stages) -> 
     """Tune a copy of the backbone for each task alone, with its share of the minutes: what sharing is
     compared with. No task keeps it."""
     less = smaller(stages.recipe, 1 / len(stages.tasks))
-    for name, data in stages.tasks.items():
-        head = {name: starting_head(backbone, data, features)}
-        stages.branch(f"alone {name}", partial(_begin_on_copy, stages, backbone, head), less)
+    for name, head in starting_heads(backbone, stages.tasks, features).items():
+        stages.branch(f"alone {name}", partial(_begin_on_copy, stages, backbone, {name: head}), less)
 
 
 def _begin_on_copy(
@@ -285,10 +286,17 @@ def answered(
     return {name: decided(fitted[name].head, some, features) for name, some in rows.items() if len(some)}
 
 
-def starting_head(backbone: Backbone, data: TaskData, features: FrozenFeatures) -> Head:
-    """The solution on a single read, the backbone's output, for training to begin with."""
-    reads = single_candidates(backbone, head_for(data.task), data.task)
-    return copy.deepcopy(fit_head(backbone, data, features, reads).head).train()
+def starting_heads(
+    backbone: Backbone, tasks: Mapping[str, TaskData], features: FrozenFeatures
+) -> dict[str, Head]:
+    """The solutions on a single read, the backbone's output, for training to begin with."""
+
+    def start(name: str) -> Head:
+        data = tasks[name]
+        reads = single_candidates(backbone, head_for(data.task), data.task)
+        return copy.deepcopy(fit_head(backbone, data, features, reads).head).train()
+
+    return for_every_task(tasks, lambda _: features, start)
 
 
 def _share(recipe: Recipe, part: float) -> float | None:
