@@ -12,7 +12,8 @@ import torch
 def precision_of(name: str, device: torch.device) -> tuple[Callable[[], Any], torch.amp.GradScaler]:
     """A context for the forward pass, and what keeps float16 gradients from vanishing.
 
-    `name` is "float32", "bfloat16", "float16", or "auto": bfloat16 where the device has it in hardware.
+    `name` is "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU that has it in hardware, else
+    float32.
     """
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"

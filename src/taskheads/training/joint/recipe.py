@@ -58,7 +58,7 @@ class Recipe(BaseModel):
     weight_decay, clip: decoupled decay of matrices; largest norm of the gradient of all weights.
     average: decay a step of an exponential moving average of the weights, which is what is evaluated and
         kept; 0 for none.
-    precision: "auto" is bfloat16 where the device has it in hardware, else float32.
+    precision: "auto" is bfloat16 on a GPU that has it in hardware, else float32.
     shard: cut the backbone up among the processes that train it, so that each holds its part of the weights,
         the gradients and what the optimiser keeps; for a backbone that does not fit one device.
 

@@ -22,14 +22,12 @@ from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import Branch, branched
 from taskheads.edits.edit import Edit
 from taskheads.errors import Interrupted, TrainingError
-from taskheads.heads import Head, head_for
+from taskheads.heads import Head
 from taskheads.heads.head import Decisions
 from taskheads.model.evaluation import decided
 from taskheads.model.features import FrozenFeatures, features_by_task
 from taskheads.tasks.task import TaskData
-from taskheads.training.candidates import single_candidates
 from taskheads.training.every_task import for_every_task
-from taskheads.training.frozen import fit_head
 from taskheads.training.joint.checkpoints import Checkpoints
 from taskheads.training.joint.course import Course
 from taskheads.training.joint.loop import Run
@@ -37,6 +35,7 @@ from taskheads.training.joint.optimiser import freeze_below, layer_of_weights
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.rows import TaskRows
 from taskheads.training.joint.settle import settled
+from taskheads.training.joint.starting import starting_heads, unsure
 from taskheads.training.suite_features import single, suite_features
 from taskheads.training.trial import Fitted
 
@@ -219,15 +218,16 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     """Fine-tune a copy of the backbone for all tasks, and choose for each of them on dev.
 
     The heads begin as the solutions on the frozen backbone's last layer (Kumar et al. 2022, arXiv:2202.10054:
-    a solved head does not distort the features), and are settled anew when the backbone has learned. A task
-    that is worse off for sharing tries layers of its own on top of the shared ones, trained for it alone.
+    a solved head does not distort the features), less sure of themselves (`unsure`), and are settled anew
+    when the backbone has learned. A task that is worse off for sharing tries layers of its own on top of the
+    shared ones, trained for it alone.
 
     `features` are those of the frozen backbone, which stays as it is. Under `full` every task keeps the
     shared backbone, better or not.
     """
     tasks, frozen, recipe, made = stages.tasks, stages.frozen, stages.recipe, stages.made
     ours = SHARED if len(tasks) == len(made.kept) else f"{SHARED} {'+'.join(tasks)}"
-    heads = starting_heads(backbone, tasks, features)
+    heads = unsure(starting_heads(backbone, tasks, features), tasks, features)
     # Without private layers to come after it the shared run has all the time.
     most = recipe if full else recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
     found = stages.branch(ours, partial(_begin_on_copy, stages, backbone, heads), most)
@@ -259,7 +259,8 @@ def tune_alone(backbone: Backbone, features: FrozenFeatures, stages: Stages) -> 
     """Tune a copy of the backbone for each task alone, with its share of the minutes: what sharing is
     compared with. No task keeps it."""
     less = smaller(stages.recipe, 1 / len(stages.tasks))
-    for name, head in starting_heads(backbone, stages.tasks, features).items():
+    heads = unsure(starting_heads(backbone, stages.tasks, features), stages.tasks, features)
+    for name, head in heads.items():
         stages.branch(f"alone {name}", partial(_begin_on_copy, stages, backbone, {name: head}), less)
 
 
@@ -284,19 +285,6 @@ def answered(
     """The scores and decisions of these heads about their tasks' test rows, where there are any."""
     rows = {name: tasks[name].splits["test"] for name in fitted}
     return {name: decided(fitted[name].head, some, features) for name, some in rows.items() if len(some)}
-
-
-def starting_heads(
-    backbone: Backbone, tasks: Mapping[str, TaskData], features: FrozenFeatures
-) -> dict[str, Head]:
-    """The solutions on a single read, the backbone's output, for training to begin with."""
-
-    def start(name: str) -> Head:
-        data = tasks[name]
-        reads = single_candidates(backbone, head_for(data.task), data.task)
-        return copy.deepcopy(fit_head(backbone, data, features, reads).head).train()
-
-    return for_every_task(tasks, lambda _: features, start)
 
 
 def _share(recipe: Recipe, part: float) -> float | None:
