@@ -62,7 +62,7 @@ class FrozenFeatures:
         self._kept: dict[tuple, Any] = {}
         self._guard = threading.Lock()
         self._making: dict[tuple, threading.Lock] = {}
-        self._places: dict[tuple[Request, int], tuple[Examples, np.ndarray]] = {}
+        self._places: dict[tuple[Request, int], tuple[Examples, np.ndarray, bytes]] = {}
         for request, examples in needs:
             number = self._rows.setdefault(request.form, {})
             for key in _keys(items_of(request, examples)):
@@ -118,7 +118,7 @@ class FrozenFeatures:
 
     def rows(self, requests: Sequence[Request], examples: Examples) -> tuple:
         """Which vectors these requests are about; equal where they are about the same."""
-        return tuple((each.form, self._at(each, examples).tobytes()) for each in requests)
+        return tuple((each.form, self._place(each, examples)[2]) for each in requests)
 
     def _keep(self, key: tuple, made: Sized) -> Sized:
         with self._guard:
@@ -131,13 +131,17 @@ class FrozenFeatures:
 
     def _at(self, request: Request, examples: Examples) -> np.ndarray:
         """Where the vectors of these rows stand among those found for the form of the request."""
-        # Examples are kept beside what is known of them, so that their id stays theirs.
+        return self._place(request, examples)[1]
+
+    def _place(self, request: Request, examples: Examples) -> tuple[Examples, np.ndarray, bytes]:
+        # Examples are kept beside what is known of them, so that their id stays theirs; the bytes, so that
+        # all keys about the same rows hold the same ones, hashed once.
         key = (request, id(examples))
         if key not in self._places:
             number = self._rows[request.form]
             places = np.asarray([number[key] for key in _keys(items_of(request, examples))], np.int64)
-            self._places[key] = examples, places
-        return self._places[key][1]
+            self._places[key] = examples, places, places.tobytes()
+        return self._places[key]
 
 
 def features_of(
