@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from taskheads.backbone.backbone import Backbone
     from taskheads.backbone.cache import FeatureCache
+    from taskheads.backbone.precision import Precision
     from taskheads.errors import TaskheadsError
     from taskheads.model.evaluation import Score
     from taskheads.model.model import Model
@@ -54,11 +55,12 @@ _HOMES = {
 }
 
 
-def load(folder: str | Path) -> Model:
-    """The model that `Model.save` wrote to a folder. Raises ModelError when it is not whole."""
+def load(folder: str | Path, *, precision: Precision | None = None) -> Model:
+    """The model that `Model.save` wrote to a folder, its backbone in `precision` (float32, bfloat16 or int8)
+    if that is said, else as it was saved. Raises ModelError when it is not whole."""
     from taskheads.model.model import Model
 
-    return Model.load(folder)
+    return Model.load(folder, precision=precision)
 
 
 def __getattr__(name: str) -> Any:

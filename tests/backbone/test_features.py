@@ -153,6 +153,15 @@ def test_pooling_of_rows_of_no_token(pooling: str, lengths: list[int]) -> None:
     torch.testing.assert_close(pool(values, batch, pooling), torch.stack(expected))  # type: ignore[arg-type]
 
 
+def test_means_of_short_numbers_are_not_cut_as_short() -> None:
+    lengths = [3, 0, 7, 3]
+    values = torch.randn(sum(lengths), 5).bfloat16()
+    batch = RaggedBatch([Encoded(np.arange(length)) for length in lengths])
+    means = pool(values, batch, "mean")
+    torch.testing.assert_close(means, pool(values.float(), batch, "mean"), rtol=1e-6, atol=1e-6)
+    assert pool(values.double(), batch, "mean").dtype == torch.float64
+
+
 @pytest.mark.parametrize("pooling", ["mean", "max", "first", "last", "words"])
 def test_a_batch_that_was_only_run_may_be_learnt_from(pooling: str) -> None:
     backbone = backbone_of()

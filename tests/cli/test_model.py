@@ -73,12 +73,6 @@ def model(fitted: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(fitted, tmp_path / "model"))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(quick: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features are kept for the tests of this module, and away from the user's."""
-    monkeypatch.setenv("TASKHEADS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

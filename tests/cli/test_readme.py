@@ -62,5 +62,5 @@ def test_the_commands_parse(command: str) -> None:
 def test_there_are_commands() -> None:
     assert {shlex.split(command)[1] for command in COMMANDS} == {
         *("check", "fit", "evaluate", "predict", "remove", "add", "methods", "cache"),
-        *("compare", "merge", "serve", "export", "inspect", "prune"),
+        *("compare", "merge", "serve", "export", "inspect", "prune", "lower"),
     }

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
-
-import torch
 
 from taskheads.attention.heads import AttentionHeads
 from taskheads.attention.pruning import pruned, weakest
@@ -14,13 +11,10 @@ from taskheads.attention.usage import shares
 from taskheads.attention.which import AttentionHead
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.cache import FeatureCache
-from taskheads.backbone.ragged import RaggedBatch
 from taskheads.model.features import Progress
 from taskheads.model.model import Model
 from taskheads.tasks.suite import Suite
 from taskheads.training.solving import solve
-
-_PASSES = 7
 
 
 def smaller(model: Model, heads: AttentionHeads, importance: HeadScores, keep: float) -> Model:
@@ -49,15 +43,3 @@ def refit(
 def parameters(backbone: Backbone) -> int:
     """How many numbers its weights are."""
     return sum(each.numel() for each in backbone.model.parameters())
-
-
-@torch.inference_mode()
-def seconds_of_pass(first: Backbone, second: Backbone, batch: RaggedBatch) -> tuple[float, float]:
-    """Seconds of a pass over the batch on two backbones, in turn; the least of several."""
-    taken: dict[Backbone, list[float]] = {first: [], second: []}
-    for _ in range(_PASSES):
-        for backbone, mine in taken.items():
-            started = time.perf_counter()
-            backbone.run(batch)["output"].sum().item()  # a device has done its work when it is read
-            mine.append(time.perf_counter() - started)
-    return min(taken[first]), min(taken[second])

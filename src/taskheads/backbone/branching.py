@@ -32,7 +32,7 @@ def branched(trunk: Backbone, own: Mapping[str, torch.Tensor]) -> Backbone:
         for name, value in own.items():
             copied.get_parameter(name).copy_(value)
     tokenizer = None if trunk.tokens is None else trunk.tokens.tokenizer
-    return Backbone(copied, tokenizer, name=trunk.name, limit=trunk.limit)
+    return Backbone(copied, tokenizer, name=trunk.name, limit=trunk.limit, precision=trunk.precision)
 
 
 def sharing(model: nn.Module, own: Iterable[str] = ()) -> nn.Module:

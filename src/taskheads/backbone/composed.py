@@ -41,7 +41,9 @@ class Composed(Backbone):
                 raise ModelError(f"the stored difference of {name!r} has not the shape of the weight")
         self.trunk, self.forms, self._lock = trunk, dict(forms), threading.RLock()
         tokenizer = None if trunk.tokens is None else trunk.tokens.tokenizer
-        super().__init__(sharing(trunk.model), tokenizer, name=trunk.name, limit=trunk.limit)
+        super().__init__(
+            sharing(trunk.model), tokenizer, name=trunk.name, limit=trunk.limit, precision=trunk.precision
+        )
         form_of = {id(named[name]): form for name, form in forms.items()}
         for module in self.model.modules():
             mine = {

@@ -56,11 +56,13 @@ def pool(values: torch.Tensor, batch: RaggedBatch, pooling: Pooling) -> torch.Te
     if pooling == "last":
         return _taken(values, batch.starts + batch.counts - 1, batch.counts > 0)
     # Over blocks of equal length: a plain reduction, several times faster than scattering token by token.
+    # A mean of numbers of eight binary digits has more of them.
+    dtype = torch.promote_types(values.dtype, torch.float32)
     arranged = batch.arranged()
     parts = [values.new_zeros(batch.lengths.count(0), values.shape[1])]
     for group, tokens in zip(arranged.groups, arranged.split(values), strict=True):
         block = tokens.view(group.count, group.length, -1)
-        parts.append(block.mean(1) if pooling == "mean" else block.amax(1))
+        parts.append(block.mean(1, dtype=dtype) if pooling == "mean" else block.amax(1))
     return torch.cat(parts)[batch.place_by_length]
 
 

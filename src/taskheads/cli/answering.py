@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from taskheads.bulk.incoming import Format
-from taskheads.cli.arguments import Folder, Quiet
+from taskheads.cli.arguments import Data, Folder, Quiet
 from taskheads.errors import DataError
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ def predict(
 
 def evaluate(
     folder: Folder,
-    data: Annotated[
-        str | None, typer.Option(metavar="SUITE", help="Other data than the model was fitted on.")
-    ] = None,
+    data: Data = None,
     split: Annotated[Split, typer.Option(help="The split to judge on.")] = Split.test,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Quiet = False,

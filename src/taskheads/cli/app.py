@@ -18,6 +18,7 @@ from taskheads.cli import (
     exporting,
     fitting,
     inspecting,
+    lowering,
     merging,
     methods,
     serving,
@@ -82,6 +83,7 @@ app.command()(checking.check)
 app.command()(comparing.compare)
 app.command()(inspecting.inspect)
 app.command()(inspecting.prune)
+app.command()(lowering.lower)
 app.command()(merging.merge)
 app.command()(serving.serve)
 app.command()(exporting.export)

@@ -14,6 +14,7 @@ Sources = Annotated[
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep features on disk.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Data = Annotated[str | None, typer.Option(metavar="SUITE", help="Other data than the model was fitted on.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a model.")]
 
 

@@ -44,10 +44,10 @@ def export(
 
 def _show(exported: Exported) -> None:
     from taskheads.cli.output import show
-    from taskheads.report.exported import exported_table
+    from taskheads.report.variants import variants_table
 
     if any(exported.scores.values()):
-        show(exported_table(exported.scores))
+        show(variants_table(exported.scores))
     worst = max(exported.gaps.values())
     files = ", ".join(
         f"{name} ({(exported.folder / name).stat().st_size / 1e6:.1f} MB)" for name in exported.scores

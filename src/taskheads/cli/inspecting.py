@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from taskheads.attention import SCORES
-from taskheads.cli.arguments import Folder, NoCache, Quiet
+from taskheads.cli.arguments import Data, Folder, NoCache, Quiet
 from taskheads.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 PAGE = "inspect.html"
 
-Data = Annotated[str | None, typer.Option(metavar="SUITE", help="Other data than the model was fitted on.")]
 Count = Annotated[int, typer.Option(min=2, help="Dev rows of each task, at most.")]
 
 
@@ -103,10 +102,11 @@ def prune(
     from taskheads import load
     from taskheads.attention.heads import AttentionHeads
     from taskheads.attention.pruning import check_prunable
-    from taskheads.attention.smaller import parameters, seconds_of_pass, smaller
+    from taskheads.attention.smaller import parameters, smaller
     from taskheads.attention.smaller import refit as solve_anew
     from taskheads.attention.usage import asked_rows, heads_of, importance
     from taskheads.backbone.cache import FeatureCache
+    from taskheads.backbone.timing import seconds_of_pass
     from taskheads.cli.output import show
     from taskheads.cli.progress import progress
     from taskheads.model.saving import check_writable

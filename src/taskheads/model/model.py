@@ -9,6 +9,7 @@ from typing import Any
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import Branch
 from taskheads.backbone.cache import FeatureCache
+from taskheads.backbone.precision import Precision
 from taskheads.edits.edit import Edit
 from taskheads.edits.edited import Edited
 from taskheads.errors import ConfigError
@@ -64,9 +65,10 @@ class Model:
         return self._edited
 
     @classmethod
-    def load(cls, folder: str | Path) -> Model:
-        """The model that `save` wrote. Raises ModelError, in one sentence, when it is not whole."""
-        return cls(*saving.load(folder))
+    def load(cls, folder: str | Path, *, precision: Precision | None = None) -> Model:
+        """The model that `save` wrote, its backbone lowered to `precision` if that is said (see
+        `taskheads.backbone.precision.lowered`). Raises ModelError, in one sentence, when it is not whole."""
+        return cls(*saving.load(folder, precision))
 
     def backbone_of(self, task: str) -> Backbone:
         """What the head of a task reads."""

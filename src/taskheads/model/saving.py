@@ -33,6 +33,7 @@ from safetensors.torch import load_file, save_file
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import Branch
 from taskheads.backbone.composed import restored_branch, stored_branch
+from taskheads.backbone.precision import Precision
 from taskheads.backbone.reads import Read
 from taskheads.edits.edit import Edit, made
 from taskheads.errors import ModelError
@@ -77,11 +78,12 @@ def save(folder: str | Path, parts: Parts) -> None:
         raise ModelError(f"the model cannot be saved to {folder}: {_reason(error)}") from error
 
 
-def load(folder: str | Path) -> Parts:
-    """The model of a folder.
+def load(folder: str | Path, precision: Precision | None = None) -> Parts:
+    """The model of a folder, its backbone in `precision`, by default in that in which it was saved.
 
     Every file is checked against the manifest first. Raises ModelError, in one sentence, for a folder that
-    is not there or no model, an unknown schema version, and a missing, cut-off or altered file.
+    is not there or no model, an unknown schema version, a missing, cut-off or altered file, and for int8 of
+    a backbone that some tasks have layers of their own of.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -95,7 +97,9 @@ def load(folder: str | Path) -> Parts:
     except OSError as error:
         raise ModelError(f"the model in {folder} cannot be read: {_reason(error)}") from error
     about = manifest["backbone"]
-    precision = about.get("precision", "float32")
+    precision = precision or about.get("precision", "float32")
+    if precision == "int8" and manifest.get("branches"):
+        raise ModelError(f"some tasks of {folder} have layers of their own, which cannot be lowered to int8")
     backbone = Backbone.load(folder / about["folder"], limit=about["limit"], precision=precision)
     backbone.name = about["name"]
     heads = {}

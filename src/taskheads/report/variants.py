@@ -1,4 +1,4 @@
-"""The files of an export beside each other, by how good they are."""
+"""Variants of one model beside each other, by how good they are."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from taskheads.report.scores import Scored
 from taskheads.report.tables import Column, FittedTable
 
 
-def exported_table(scores: Mapping[str, Sequence[Scored]]) -> FittedTable:
-    """A line for each task, a column for each file: its score, and its difference from the first file's."""
+def variants_table(scores: Mapping[str, Sequence[Scored]]) -> FittedTable:
+    """A line for each task, a column for each variant: its score, and its difference from the first one's."""
     first = next(iter(scores.values()))
     columns = [
         Column("task", [score.task for score in first]),
         Column("metric", [score.metric for score in first]),
     ]
-    for file, judged in scores.items():
-        columns.append(Column(file, [f"{score.value:.3f}" for score in judged], right=True))
+    for variant, judged in scores.items():
+        columns.append(Column(variant, [f"{score.value:.3f}" for score in judged], right=True))
         if judged is not first:
             differences = (f"{mine.value - its.value:+.3f}" for mine, its in zip(judged, first, strict=True))
             columns.append(Column("difference", list(differences), right=True))
