@@ -27,11 +27,10 @@ from taskheads.backbone.reads import Read
 from taskheads.backbone.running import Batch, ImageBatch, Pass, first_position
 from taskheads.backbone.sites import Layout, find_layout, is_map
 from taskheads.backbone.tokens import Tokens
-from taskheads.errors import BackboneError
+from taskheads.backbone.unpadded import why_padded
 
 log = logging.getLogger(__name__)
 
-_TOLERANCE = 1e-3
 # Beside the weights of a backbone in int8, as plain numbers, the integers and scales themselves.
 _PARTS = "lowered.safetensors"
 
@@ -77,7 +76,7 @@ class Backbone:
         _use_registered_attention(model)
         put_dropout(model)
         self.layout = self._find_layout()
-        self.why_padded = None if self.vision else self._why_padded()
+        self.why_padded = None if self.vision else why_padded(self.model, self.layout, self.probe())
         if self.why_padded:
             log.warning("%s: running padded", self.why_padded)
 
@@ -269,23 +268,6 @@ class Backbone:
         # Whether a token sees only those before it, so that the last one alone has seen its whole row.
         self.causal = any(getattr(module, "is_causal", False) for module in attention.modules)
         return find_layout(self.model, called, config.num_hidden_layers, config.hidden_size)
-
-    def _why_padded(self) -> str | None:
-        """Try the model without padding against padded rows; say what is wrong, or None."""
-        probe = self.probe()
-        name = type(self.model).__name__
-        if not self.layout.has_attention:
-            return f"{name} does not use the attention interface of transformers"
-        try:
-            with torch.inference_mode():
-                packed, padded = (
-                    Pass(self.layout, ["output"], Changes(), ragged=ragged).run(self.model, probe)["output"]
-                    for ragged in (True, False)
-                )
-        except (BackboneError, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-            return f"{name} cannot run without padding ({str(error).splitlines()[0]})"
-        gap = float((packed - padded).abs().max() / padded.abs().max().clamp_min(1e-12))
-        return None if gap < _TOLERANCE else f"{name} mixes rows when it runs without padding"
 
 
 def _limit(model: nn.Module, tokenizer: Any) -> int:
