@@ -17,7 +17,7 @@ from taskheads.backbone.precision import as_floats
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.edit import edit_methods, made
 from taskheads.edits.edited import Edited, frozen
-from taskheads.errors import BackboneError, ModelError
+from taskheads.errors import BackboneError, ConfigError, ModelError
 from tests.backbone.models import CONFIGS, tiny
 from tests.edits.planted import batch_of, edits_of, rows_of, stirred
 from tests.small_models import rows, tiny_backbone, tiny_model
@@ -149,6 +149,17 @@ def test_branches_are_lowered_with_what_they_grew_from(tmp_path: Path) -> None:
     assert torch.equal(branch.model.get_parameter(name), value.bfloat16())
     with pytest.raises(ModelError, match="layers of their own, which cannot be lowered to int8"):
         th.load(tmp_path / "m", precision="int8")
+
+
+@LOW
+@pytest.mark.parametrize("how", [{}, {"tune": "full"}, {"tune": "lora", "training": {"alone": True}}])
+def test_its_own_weights_are_not_tuned(precision: str, how: dict[str, Any], tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    assert backbone.tokens is not None
+    low = Backbone(backbone.model, backbone.tokens.tokenizer, precision=precision)
+    with pytest.raises(ConfigError, match=f"in {precision} cannot be tuned"):
+        th.fit(suite("topic", "size"), backbone=low, out=tmp_path / "m", **how)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_lowered_is_refused() -> None:

@@ -94,6 +94,11 @@ def fit(
         raise ConfigError(f"task {next(iter(asked))!r} asks for an edit, and nothing is tuned under frozen")
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(suite.backbone)
+    if (tune in ("full", "auto") or recipe.alone) and backbone.precision != "float32":
+        raise ConfigError(
+            f"a backbone in {backbone.precision} cannot be tuned: small steps are lost on its weights; fit "
+            "in float32 and lower the model (taskheads lower), or take tune = 'frozen', or an edit"
+        )
     card = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "backbone": backbone.name,
