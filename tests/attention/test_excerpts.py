@@ -9,8 +9,8 @@ import torch
 from taskheads.attention.excerpts import Excerpt, excerpt, excerpts
 from taskheads.attention.heads import AttentionHeads
 from taskheads.attention.pruning import pruned
-from taskheads.attention.usage import encoded_rows
 from taskheads.backbone.ragged import Encoded, RaggedBatch
+from taskheads.training.joint.rows import encoded_rows
 from tests.attention.test_heads import backbone_of
 from tests.attention.test_usage import labelled
 from tests.small_models import tiny_model

@@ -8,9 +8,10 @@ import torch
 from taskheads.attention.heads import AttentionHeads
 from taskheads.attention.levels import levels, scores_on
 from taskheads.attention.smaller import needed_least, smaller
-from taskheads.attention.usage import encoded_rows, heads_of, importance
+from taskheads.attention.usage import heads_of, importance
 from taskheads.attention.which import by_layer
 from taskheads.model.evaluation import Score
+from taskheads.training.joint.rows import encoded_rows
 from tests.attention.test_usage import labelled
 from tests.small_models import tiny_model
 

@@ -10,10 +10,11 @@ import torch
 from taskheads.attention.excerpts import Excerpt, excerpts
 from taskheads.attention.levels import Level
 from taskheads.attention.scores import HeadScores
-from taskheads.attention.usage import encoded_rows, heads_of
+from taskheads.attention.usage import heads_of
 from taskheads.model.evaluation import Score
 from taskheads.report.page.heads import heads_page
 from taskheads.report.page.patterns import drawn_excerpts
+from taskheads.training.joint.rows import encoded_rows
 from tests.attention.test_usage import labelled
 from tests.report.test_page import Parsed
 from tests.serve.browser import Browser

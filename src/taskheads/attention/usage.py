@@ -20,7 +20,7 @@ from taskheads.model.model import Model
 from taskheads.tasks.suite import Suite
 from taskheads.tasks.task import Examples
 from taskheads.training.joint.batch import MixedBatch, Part
-from taskheads.training.joint.rows import TaskRows
+from taskheads.training.joint.rows import TaskRows, encoded_rows
 
 # Tokens of a pass, which keeps all that the way back needs.
 _AT_ONCE = 4096
@@ -58,12 +58,6 @@ def asked_examples(model: Model, suite: Suite, count: int) -> dict[str, Examples
         names = ", ".join(model.heads)
         raise ConfigError(f"that data has no dev or test rows of a task of this model ({names})")
     return found
-
-
-def encoded_rows(model: Model, examples: Mapping[str, Examples]) -> dict[str, TaskRows]:
-    """Rows by task as `importance` takes them. Raises DataError for a label that the model does not know."""
-    asked = [(name, model.heads[name]) for name in examples]
-    return {name: TaskRows.of(model.backbone, type(head), head.task, examples[name]) for name, head in asked}
 
 
 def asked_rows(model: Model, suite: Suite, count: int) -> dict[str, TaskRows]:

@@ -4,20 +4,14 @@ without."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from taskheads.attention import SCORES
 from taskheads.cli.arguments import Data, Folder, NoCache, Quiet
 from taskheads.errors import ConfigError
-
-if TYPE_CHECKING:
-    from taskheads.attention.heads import AttentionHeads
-    from taskheads.backbone.ragged import RaggedBatch
-    from taskheads.training.joint.rows import TaskRows
 
 PAGE = "inspect.html"
 
@@ -42,12 +36,13 @@ def inspect(
     from taskheads.attention.excerpts import excerpts
     from taskheads.attention.levels import levels
     from taskheads.attention.roles import pattern_statistics, roles
-    from taskheads.attention.usage import asked_examples, encoded_rows, heads_of, importance
+    from taskheads.attention.usage import asked_examples, heads_of, importance
     from taskheads.cli.output import show
     from taskheads.cli.progress import progress
     from taskheads.report.inspected import as_json, levels_table, top_table
     from taskheads.report.page.heads import heads_page
     from taskheads.report.page.patterns import drawn_excerpts
+    from taskheads.training.joint.rows import batches_of, encoded_rows
 
     page = out or folder / PAGE
     if not page.parent.is_dir():
@@ -58,7 +53,7 @@ def inspect(
     asked = encoded_rows(model, examples)
     with progress(quiet=quiet) as report:
         found = importance(heads, model.heads, asked, report)
-        patterns = pattern_statistics(heads, _batches(heads, asked))
+        patterns = pattern_statistics(heads, batches_of(heads.backbone, asked))
         left = levels(model, heads, found, examples, progress=report)
     facts = {
         "backbone": model.backbone.name,
@@ -111,6 +106,7 @@ def prune(
     from taskheads.cli.progress import progress
     from taskheads.model.saving import check_writable
     from taskheads.report.inspected import pruned_table, pruned_words
+    from taskheads.training.joint.rows import batches_of
 
     share = share_kept(keep)
     check_writable(out)
@@ -135,7 +131,7 @@ def prune(
     made.save(out)
     show(pruned_table(before, after))
     backbones = model.backbone, made.backbone
-    batch = next(_batches(heads, asked))
+    batch = next(batches_of(heads.backbone, asked))
     words = pruned_words(
         (sum(heads.counts), sum(AttentionHeads(made.backbone).counts)),
         (parameters(model.backbone), parameters(made.backbone)),
@@ -152,9 +148,3 @@ def share_kept(text: str) -> float:
     if not 0 < share <= 1:
         raise ConfigError(f"--keep {text!r} is no share of the attention heads: as 60% or 0.6")
     return share
-
-
-def _batches(heads: AttentionHeads, asked: dict[str, TaskRows]) -> Iterator[RaggedBatch]:
-    """The tokens of all tasks' rows."""
-    rows = [row for each in asked.values() for request in each.encoded for row in request]
-    return heads.backbone.batches(rows)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from taskheads.cli.arguments import Data, Folder, NoCache, Quiet
 from taskheads.errors import ConfigError
-
-if TYPE_CHECKING:
-    from taskheads.backbone.ragged import RaggedBatch
-    from taskheads.model.model import Model
-    from taskheads.tasks.suite import Suite
 
 # Test rows of each task, at most, that a pass is timed on.
 _TIMED = 50
@@ -49,6 +44,7 @@ def lower(
     from taskheads.cli.progress import progress
     from taskheads.model.saving import check_writable
     from taskheads.report.variants import variants_table
+    from taskheads.training.joint.rows import batches_of, encoded_rows
 
     check_writable(out)
     model = load(folder)
@@ -63,20 +59,10 @@ def lower(
         lowered.card["tasks"][score.task]["test"] = score.to_json()
     lowered.save(out)
     show(variants_table({model.backbone.precision: before, precision.value: after}))
-    batch = _batch(model, suite)
+    rows = {name: some.thinned(_TIMED) for name, some in model.labelled(suite).items()}
+    batch = next(batches_of(model.backbone, encoded_rows(model, rows)))
     was, now = (1000 * each for each in seconds_of_pass(model.backbone, lowered.backbone, batch))
     print(
         f"\nA pass over {len(batch.ids):,} tokens takes {now:.1f} ms here instead of {was:.1f} ms "
         f"({was / now:.2f} times as fast).\n\nThe lowered model is in {out}"
     )
-
-
-def _batch(model: Model, suite: Suite) -> RaggedBatch:
-    """Some test rows of all tasks."""
-    from taskheads.training.joint.rows import TaskRows
-
-    rows = [
-        TaskRows.of(model.backbone, type(model.heads[name]), model.heads[name].task, some.thinned(_TIMED))
-        for name, some in model.labelled(suite).items()
-    ]
-    return next(model.backbone.batches([row for each in rows for some in each.encoded for row in some]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.groups import spans
-from taskheads.backbone.ragged import Encoded
+from taskheads.backbone.ragged import Encoded, RaggedBatch
 from taskheads.errors import BackboneError
 from taskheads.heads import Head, Request
 from taskheads.model.features import items_of
+from taskheads.model.model import Model
 from taskheads.tasks.task import Examples, Task
 from taskheads.training.trial import encoded_targets
 
@@ -52,6 +54,18 @@ class TaskRows:
             return self.targets[torch.from_numpy(rows)]
         starts = np.cumsum(self.words) - self.words
         return self.targets[torch.from_numpy(spans(starts[rows], self.words[rows]))]
+
+
+def encoded_rows(model: Model, examples: Mapping[str, Examples]) -> dict[str, TaskRows]:
+    """Rows by task, as the model's heads take them. Raises DataError for a label that the model does not
+    know."""
+    asked = [(name, model.heads[name]) for name in examples]
+    return {name: TaskRows.of(model.backbone, type(head), head.task, examples[name]) for name, head in asked}
+
+
+def batches_of(backbone: Backbone, rows: Mapping[str, TaskRows]) -> Iterator[RaggedBatch]:
+    """The tokens of all tasks' rows."""
+    return backbone.batches([row for each in rows.values() for request in each.encoded for row in request])
 
 
 def _encoded(backbone: Backbone, request: Request, examples: Examples) -> list[Encoded]:
