@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import transformers as hf
+
+from taskheads.backbone.backbone import Backbone
 
 COMMON = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 BERTISH = COMMON | {"intermediate_size": 48, "max_position_embeddings": 40}
@@ -71,3 +75,8 @@ def tiny(config: hf.PretrainedConfig, seed: int = 0) -> torch.nn.Module:
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model.eval()
+
+
+def lowered(precision: str, architecture: str = "bert") -> Backbone:
+    """A tiny backbone of this architecture with its weights in so few bits."""
+    return Backbone(tiny(copy.deepcopy(CONFIGS[architecture])), precision=precision)

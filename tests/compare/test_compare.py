@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import taskheads as th
+from taskheads.backbone.backbone import Backbone
 from taskheads.compare import bench
 from taskheads.compare.bench import Bench, Result, Run
 from taskheads.compare.comparing import compare
@@ -223,6 +224,18 @@ def test_what_cannot_be_meant_is_said_before_anything_runs(
     with pytest.raises(ConfigError, match=said):
         compared(tmp_path / "out", methods, **more)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_backbone_in_few_bits_is_compared_as_it_is(tmp_path: Path) -> None:
+    whole = tiny_backbone()
+    assert whole.tokens is not None
+    low = Backbone(whole.model, whole.tokens.tokenizer, name="tiny", limit=32, precision="bfloat16")
+    for method in ("full", "pcgrad", "linear"):
+        with pytest.raises(ConfigError, match="in bfloat16 cannot be tuned"):
+            compared(tmp_path / "out", [method], backbone=low)
+    assert not (tmp_path / "out").exists()
+    found = compared(tmp_path / "out", ["ia3"], backbone=low)
+    assert {way["method"] for way in found["ways"]} == {"frozen", "ia3"}
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from taskheads.tasks.suggest import did_you_mean, listed
 from taskheads.tasks.suite import Suite
 from taskheads.training.joint.editing import TUNES, asked_edits, edits_for, serves
 from taskheads.training.joint.joining import joining_of
+from taskheads.training.joint.precision import check_bits
 from taskheads.training.joint.recipe import Recipe, said_over
 
 # What a way tunes that is merged from the models of others.
@@ -172,9 +173,11 @@ def unfit(way: Way, suite: Suite, backbone: Backbone) -> str | None:
     """Why a way cannot be taken for this suite on this backbone, in a sentence; None where it can."""
     try:
         if way.merges:
+            check_bits(backbone, "full")  # what is merged is tuned first
             return _unmerged(way, suite)
         applied = way.applied(suite)
         recipe = Recipe.of(applied.training)
+        check_bits(backbone, recipe.tune, alone=recipe.alone)
         asked = asked_edits(applied, recipe.tune)
         edits_for(backbone, asked)
         if len(suite.tasks) < 2 and _plain(way.method) != {"tune": way.method}:

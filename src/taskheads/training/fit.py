@@ -18,16 +18,11 @@ from taskheads.model.saving import check_writable
 from taskheads.tasks.suite import Suite, load_suite
 from taskheads.training.held_out import with_dev
 from taskheads.training.joint.editing import TUNES, asked_edits, edits_for, tune_edits
+from taskheads.training.joint.precision import check_bits
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.sharding import check_shard
 from taskheads.training.joint.taking import take_tuned
-from taskheads.training.joint.tuning import (
-    Outcome,
-    Stages,
-    Watch,
-    tune_alone,
-    tune_shared,
-)
+from taskheads.training.joint.tuning import Outcome, Stages, Watch, tune_alone, tune_shared
 from taskheads.training.joint.workers import Workers
 from taskheads.training.solving import Solved, solve
 from taskheads.training.telling import report_of
@@ -94,11 +89,7 @@ def fit(
         raise ConfigError(f"task {next(iter(asked))!r} asks for an edit, and nothing is tuned under frozen")
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(suite.backbone)
-    if (tune in ("full", "auto") or recipe.alone) and backbone.precision != "float32":
-        raise ConfigError(
-            f"a backbone in {backbone.precision} cannot be tuned: small steps are lost on its weights; fit "
-            "in float32 and lower the model (taskheads lower), or take tune = 'frozen', or an edit"
-        )
+    check_bits(backbone, tune, alone=recipe.alone)
     card = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "backbone": backbone.name,

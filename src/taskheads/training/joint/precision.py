@@ -1,4 +1,4 @@
-"""In which numbers a step is computed."""
+"""In which numbers weights learn, and a step is computed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from taskheads.backbone.backbone import Backbone
+from taskheads.errors import ConfigError
+
+
+def check_bits(backbone: Backbone, tune: str, *, alone: bool = False) -> None:
+    """Raise ConfigError where so much is tuned that a backbone would learn whose weights have few bits.
+
+    `tune` is as `fit` takes it, `alone` as the recipe says it.
+    """
+    if backbone.precision == "float32" or tune == "frozen" or not (tune in ("full", "auto") or alone):
+        return
+    raise ConfigError(
+        f"a backbone in {backbone.precision} cannot be tuned: small steps are lost on its weights; fit "
+        "in float32 and lower the model (taskheads lower), or take tune = 'frozen', or an edit"
+    )
 
 
 def precision_of(name: str, device: torch.device) -> tuple[Callable[[], Any], torch.amp.GradScaler]:
