@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal
 
 from taskheads.errors import ConfigError
-from taskheads.sharing.weighting import WEIGHTINGS, DynamicWeightAverage, Uncertainty, loss_weighting
+from taskheads.sharing.weighting import SLAW, WEIGHTINGS, DynamicWeightAverage, Uncertainty, loss_weighting
 
 
 @pytest.mark.method("equal")
@@ -72,6 +73,45 @@ def test_a_task_without_rows_in_a_period_counts_as_one_that_stood_still() -> Non
     torch.testing.assert_close(weighting.weights(), torch.ones(3).double())
 
 
+@pytest.mark.method("slaw")
+def test_slaw_weighs_by_one_over_the_deviation_of_what_it_saw() -> None:
+    """Deviations of moving averages that begin with the first value seen, by their definition."""
+    weighting, decay = SLAW(3, decay=0.9), 0.9
+    rng = np.random.default_rng(0)
+    losses = rng.normal([5.0, 1.0, 0.3], [0.5, 0.02, 0.1], (40, 3))
+    for step, each in enumerate(losses):
+        if step < 5:
+            assert weighting.weights().tolist() == [1.0, 1.0, 1.0]
+        weighting.observe(torch.from_numpy(each))
+    ages = decay ** np.arange(len(losses))[::-1]
+    mean = np.average(losses, 0, ages)
+    inverse = 1 / np.sqrt(np.average((losses - mean) ** 2, 0, ages))
+    np.testing.assert_allclose(weighting.weights().numpy(), 3 * inverse / inverse.sum(), rtol=1e-8)
+
+
+@pytest.mark.method("slaw")
+def test_slaw_makes_gradients_equally_long() -> None:
+    """Of linear losses with gradients of planted lengths, at weights that lie at random around a point."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([0.1, 1.0, 20.0])
+    gradients = torch.nn.functional.normalize(torch.randn(3, 50, generator=draw)) * lengths[:, None]
+    weighting = SLAW(3, decay=0.999)
+    for _ in range(4000):
+        weighting.observe(gradients @ torch.randn(50, generator=draw))
+    weighted = weighting.weights() * lengths
+    torch.testing.assert_close(weighted / weighted.mean(), torch.ones(3).double(), rtol=0.1, atol=0.0)
+
+
+@pytest.mark.method("slaw")
+def test_slaw_does_not_give_all_to_a_task_that_has_no_loss_left() -> None:
+    weighting = SLAW(2)
+    for value in (0.0, 0.2, 0.0, 0.2, 0.0, 0.2):
+        weighting.observe(torch.tensor([0.0, value]))
+    weights = weighting.weights()
+    assert weights.isfinite().all()
+    assert weights[1] > 0.005
+
+
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_only_present_tasks_count(name: str) -> None:
     weighting = loss_weighting(name, 3)
@@ -87,7 +127,7 @@ def test_the_parts_of_a_step_and_one_price_are_its_total(name: str) -> None:
     weighting, draw = loss_weighting(name, 4), torch.Generator().manual_seed(0)
     for parameter in weighting.parameters():
         torch.nn.init.normal_(parameter, generator=draw)
-    for _ in range(2):
+    for _ in range(6):
         weighting.observe(torch.rand(4, generator=draw))
         weighting.end_period()
     # Task 2 has no rows; task 3 has none in the first part.

@@ -12,6 +12,9 @@ from taskheads.errors import ConfigError
 from taskheads.methods import method
 from taskheads.tasks.suggest import did_you_mean, listed
 
+# Of `SLAW`: losses of a task before their spread counts, and the least spread.
+_FEWEST, _LEAST = 5, 1e-3
+
 
 class LossWeighting(nn.Module):
     """Base of the loss weightings.
@@ -125,10 +128,47 @@ class DynamicWeightAverage(LossWeighting):
         counts.zero_()
 
 
+@method("slaw", family="sharing", paper="arXiv:2109.08218")
+class SLAW(LossWeighting):
+    """Weigh a task by one over how much its loss goes up and down, which tells the length of its gradient.
+
+    wᵢ = T / sᵢ over the sum of all 1 / sᵢ, with sᵢ² = E[Lᵢ²] - E[Lᵢ]² by moving averages of decay `decay`
+    (Crawshaw and Košecká 2021, "Scaled loss approximate weighting", section 4): no gradient is computed for
+    it. An average counts its values alone, not the zero that it starts from. Equal weights until every task
+    was there `_FEWEST` times; s is at least `_LEAST`, or a task without any loss left would have all the
+    weight.
+    """
+
+    def __init__(self, n_tasks: int, decay: float = 0.95) -> None:
+        super().__init__(n_tasks)
+        self.decay = decay
+        for name in ("means", "squares", "counts"):
+            self.register_buffer(name, torch.zeros(self.n_tasks, dtype=torch.float64))
+
+    def weights(self) -> torch.Tensor:
+        means, squares, counts = self._seen()
+        if counts.min() < _FEWEST:
+            return torch.ones_like(means)
+        filled = 1 - self.decay**counts
+        spread = (squares / filled - (means / filled) ** 2).clamp(min=_LEAST**2).sqrt()
+        return self.n_tasks * torch.softmax(-spread.log(), 0)
+
+    def observe(self, losses: torch.Tensor, present: Sequence[int] | None = None) -> None:
+        at, (means, squares, counts) = self._at(present), self._seen()
+        values = losses.detach().to(means)
+        means[at] = torch.lerp(values, means[at], self.decay)
+        squares[at] = torch.lerp(values**2, squares[at], self.decay)
+        counts[at] += 1
+
+    def _seen(self) -> tuple[torch.Tensor, ...]:
+        return tuple(self.get_buffer(name) for name in ("means", "squares", "counts"))
+
+
 _WEIGHTINGS: dict[str, type[LossWeighting]] = {
     "equal": Equal,
     "uncertainty": Uncertainty,
     "dynamic_weight_average": DynamicWeightAverage,
+    "slaw": SLAW,
 }
 WEIGHTINGS = tuple(_WEIGHTINGS)
 

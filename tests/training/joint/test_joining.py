@@ -13,7 +13,7 @@ from taskheads.training.joint.optimiser import rate_at
 from taskheads.training.joint.recipe import Recipe
 from tests.training.joint.planted import run_of, without_dropout
 
-LEARNED = ["uncertainty", "dynamic_weight_average"]
+LEARNED = ["uncertainty", "dynamic_weight_average", "slaw"]
 
 
 def plain(said: dict[str, Any]) -> Run:

@@ -178,6 +178,7 @@ def test_a_fit_that_is_stopped_goes_on_with_resume(tmp_path: Path) -> None:
     [
         {"weighting": "uncertainty"},
         {"weighting": "dynamic_weight_average"},
+        {"weighting": "slaw"},
         {"balance": "pcgrad"},
         {"balance": "upgrad"},
         {"balance": "nash_mtl"},
