@@ -4,7 +4,7 @@ taskheads    `th.fit(tune="auto")` with all tasks, as in `joint.py`.
 tasknet      one encoder shared by a Hugging Face model for each task, which its Trainer trains on batches of
              16 rows of one task; everything else as it is by default.
 
-Both sides see the same rows for as many epochs at most, and choose between the same two learning rates by
+Both sides see the same rows for as many epochs at most, and choose between the same learning rates by
 the mean of the tasks' dev scores. Of a word's tags, that of its first subword counts. nlupp_banking, where
 rows have several labels, is left out: at a fixed threshold of a half tasknet would be shown worse than it is.
 
@@ -169,7 +169,7 @@ def main(given: Sequence[str] | None = None) -> Figures:
     rates = [f"{each['rate']:g}" for each in (mine, theirs)]
     title = f"One model for {len(tasks)} tasks (lr {rates[0]}) and tasknet's (lr {rates[1]}), test, in points"
     mean = shown(title, "tasknet", tasks)
-    print(f"joint {seconds['joint']:.0f} s; tasknet {seconds['tasknet']:.0f} s; both rates of both")
+    print(f"joint {seconds['joint']:.0f} s; tasknet {seconds['tasknet']:.0f} s; all rates of both")
     record |= {"epochs": epochs, "tasks": tasks, "seconds": seconds}
     record["bars"] = [
         bar("mean difference", mean, ">=", 0.0),

@@ -1,4 +1,4 @@
-"""How much of every training step each task gets."""
+"""Which share of the rows of every training step each task has."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ _FLOOR = 0.1
 def temperature_shares(sizes: Mapping[str, float], temperature: float = 2.0) -> dict[str, float]:
     """Give each task the share n^(1/T) of its size n, over the sum of all (Arivazhagan et al. 2019, 4.2).
 
-    T = 1 is proportional sampling, T = infinity uniform; in between, small tasks are seen more often than
-    their size says, and large ones not much less. Returns shares that sum to 1.
+    `sizes` are numbers of rows. T = 1 is proportional sampling, T = infinity uniform; in between, small tasks
+    are seen more often than their size says, and large ones not much less. Returns shares that sum to 1.
     """
     weights = np.asarray(list(sizes.values()), float) ** (1.0 / temperature)
     return dict(zip(sizes, (weights / weights.sum()).tolist(), strict=True))
 
 
-def first_shares(tokens: Mapping[str, np.ndarray], sampling: str, temperature: float) -> dict[str, float]:
-    """The tasks' shares at the start of a run, from the tokens of their rows: by temperature, of which
+def first_shares(sizes: Mapping[str, float], sampling: str, temperature: float) -> dict[str, float]:
+    """The tasks' shares at the start of a run, from how many rows they have: by temperature, of which
     "proportional" and "uniform" are the ends. "dynamic" begins as "temperature" does."""
-    sizes = {name: float(each.sum()) for name, each in tokens.items()}
     return temperature_shares(sizes, {"proportional": 1.0, "uniform": math.inf}.get(sampling, temperature))
 
 

@@ -22,19 +22,19 @@ def stream(**shares: float) -> Stream:
     return Stream(TOKENS, 256, shares or {"large": 0.5, "middle": 0.3, "small": 0.2}, seed=3)
 
 
-def test_tokens_are_shared_out_as_said_and_steps_cost_the_same() -> None:
+def test_rows_are_shared_out_as_said_and_steps_cost_the_same() -> None:
+    """However long a task's rows are: those of `small` have twice as many tokens as those of `middle`."""
     taken, costs = dict.fromkeys(TOKENS, 0), []
-    source = stream()
+    source = stream(large=0.5, middle=0.4, small=0.1)
     for _ in range(300):
         drawn = source.draw()
-        cost = {name: int(TOKENS[name][rows].sum()) for name, rows in drawn.items()}
-        costs.append(sum(cost.values()))
-        for name, each in cost.items():
-            taken[name] += each
-    whole = sum(taken.values())
-    assert whole / 300 == pytest.approx(256, rel=0.01)
+        costs.append(sum(int(TOKENS[name][rows].sum()) for name, rows in drawn.items()))
+        for name, rows in drawn.items():
+            taken[name] += len(rows)
+    assert np.mean(costs) == pytest.approx(256, rel=0.01)
     for name, share in source.shares.items():
-        assert taken[name] / whole == pytest.approx(share, abs=0.01)
+        assert taken[name] / sum(taken.values()) == pytest.approx(share, abs=0.01)
+        assert taken[name] / 300 == pytest.approx(source.rows_a_step[name], rel=0.03)
     # No step is off by more than a row of each task.
     assert max(costs) < 256 + 40 + 15 + 30
 

@@ -76,9 +76,10 @@ class Run:
         if self.cut:
             self.backbone = cut_up(backbone, self.heads.values(), self.workers)
         tokens = {name: each.tokens for name, each in rows.items()}
-        shares = first_shares(tokens, recipe.sampling, recipe.temperature)
+        sizes = {name: float(len(each)) for name, each in rows.items()}
+        shares = first_shares(sizes, recipe.sampling, recipe.temperature)
         self.stream = Stream(tokens, recipe.tokens, shares, seed)
-        at_once = {name: shares[name] * recipe.tokens / max(1.0, float(tokens[name].mean())) for name in rows}
+        at_once = self.stream.rows_a_step
         self.units = {name: uninformed_loss(self.heads[name], rows[name], at_once[name]) for name in rows}
         self.joining = joining_of(self.backbone, list(rows), recipe)
         self.optimizer = optimiser(self.backbone, heads, recipe, self.joining.parameters)

@@ -64,7 +64,7 @@ class Recipe(BaseModel):
 
     Sharing
     -------
-    sampling, temperature: how a step's tokens are shared out; see `taskheads.sharing.sampling`.
+    sampling, temperature: how a step's rows are shared out; see `taskheads.sharing.sampling`.
     weighting: of the losses, each in units of what an answer without input would lose.
     balance: of the tasks' gradients on the backbone, in place of a weighting, so that only one of the two may
         be said; both by name, see `taskheads methods`.

@@ -1,4 +1,4 @@
-"""Which rows every step of training takes: a fixed number of tokens, divided among the tasks."""
+"""Which rows every step of training takes: a fixed number of tokens, their rows divided among the tasks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ Drawn = dict[str, np.ndarray]
 class Stream:
     """An endless stream of steps, each {task: its rows}, of about `budget` tokens in all.
 
-    Each task is credited its share of the budget at every step, and pays for the tokens of the rows that it
-    puts in; so every step costs about the same, and over many steps the shares are exact. Each task's rows
-    come in an order shuffled anew for every pass over them.
+    Each task is credited at every step the tokens that its share of the rows has in the mean, and pays for
+    those of the rows that it puts in; so every step costs about the same, and over many steps the shares are
+    exact. Each task's rows come in an order shuffled anew for every pass over them.
 
     Parameters
     ----------
     tokens: of each task, the tokens of each of its rows.
     budget: tokens a step.
-    shares: of the budget, by task; `shares` may be changed between steps.
+    shares: of the rows, by task; `shares` may be changed between steps. Of rows and not of tokens, or a task
+        with long rows would see fewer of them than another with as many short ones.
     seed: with the task's name and the number of the pass, decides each order.
     """
 
@@ -31,16 +32,23 @@ class Stream:
     ) -> None:
         self.tokens, self.budget, self.seed = dict(tokens), budget, seed
         self.shares = dict(shares)
+        self._length = {name: float(each.mean()) for name, each in self.tokens.items()}
         self._credit = dict.fromkeys(self.tokens, 0.0)
         self._at = dict.fromkeys(self.tokens, (0, 0))
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
+
+    @property
+    def rows_a_step(self) -> dict[str, float]:
+        """How many rows each task has in a step, in the mean."""
+        tokens_a_row = sum(share * self._length[name] for name, share in self.shares.items())
+        return {name: share * self.budget / tokens_a_row for name, share in self.shares.items()}
 
     def draw(self) -> Drawn:
         """The rows of the next step, none empty and at least one."""
         drawn: Drawn = {}
         while not drawn:
-            for name, share in self.shares.items():
-                self._credit[name] += share * self.budget
+            for name, count in self.rows_a_step.items():
+                self._credit[name] += count * self._length[name]
                 if rows := self._taken(name):
                     drawn[name] = np.asarray(rows, np.int64)
         return drawn
