@@ -15,6 +15,7 @@ from taskheads.model.model import Model
 from taskheads.training.joint.loop import Run
 from taskheads.training.joint.optimiser import MovingAverage, rate_at
 from taskheads.training.joint.recipe import Recipe, said_over
+from taskheads.training.joint.tuning import Stages
 from tests.small_models import tiny_backbone
 from tests.training.joint.planted import numbers, run_of
 from tests.training.joint.test_tuning import QUICK, ROWS, suite
@@ -61,6 +62,31 @@ def test_the_best_after_a_third_ends_as_if_there_were_no_other() -> None:
     assert chosen.predict(ROWS) == alone[best].predict(ROWS)
     stages = [stage["name"] for stage in report["stages"]]
     assert [name for name in stages if "lr" in name] == [f"shared, lr {rate:g}" for rate in rates]
+
+
+def test_private_layers_choose_a_rate_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each of them they begin with the layers of the shared backbone, and the head that it has."""
+    begun, begin = dict[str, dict[str, torch.Tensor]](), Stages.begin
+
+    def noted(stages: Stages, name: str, *given: Any) -> Run:
+        run = begin(stages, name, *given)
+        begun[name] = {key: each.detach().clone() for key, each in run.weights.items()}
+        return run
+
+    monkeypatch.setattr(Stages, "begin", noted)
+    rates = (0.3, 0.2)  # at which sharing harms
+    th.fit(
+        suite("topic", "size"),
+        backbone=tiny_backbone(),
+        training=said_over(SAID, {"rates": rates}),
+        tune="auto",
+    )
+    harmed = {name.split(",")[0] for name in begun if name.startswith("private")}
+    assert harmed
+    for name in harmed:
+        first, second = (begun[f"{name}, lr {rate:g}"] for rate in rates)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_a_rate_that_breaks_the_weights_is_left_out() -> None:

@@ -48,7 +48,8 @@ class Recipe(BaseModel):
         all steps and left along `schedule`.
     rates: in the place of lr, several of which one is chosen on dev: the shared backbone is tuned at each for
         a third of its run, and what is best then goes on (successive halving, Jamieson and Talwalkar 2016).
-        The same for each task alone, under `alone`. Costs a third of a run for each rate after the first.
+        The same for a task's private layers, whose rate is seldom that of all tasks together, and for each
+        task alone, under `alone`. Costs a third of a run for each rate after the first.
         What is compared, and goes on, is the `average` of the weights, over a tenth of the steps so far
         where nothing is said: while rates are high the weights themselves look best at the lowest of them,
         and averaging tells what lowering the rate will do (Sandler et al. 2023, arXiv:2301.02312).

@@ -231,7 +231,6 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     # Without private layers to come after it the shared run has all the time.
     most = recipe if full else recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
     found = stages.branch(ours, partial(_begin_on_copy, stages, backbone, heads), most)
-    recipe = recipe.model_copy(update={"lr": found.course.lr, "rates": ()})
     for name, fitted in found.fitted.items():
         if full or fitted.utility > frozen[name].utility:
             made.kept[name] = ours
@@ -242,14 +241,10 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     shared = found.branch.backbone
     harmed = [name for name in tasks if made.kept[name] != ours]
     top = shared.n_layers - min(recipe.private_layers, shared.n_layers)
-    place = layer_of_weights(shared)
     less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
     for name in harmed:
-        own = {key: each for key, each in shared.model.named_parameters() if place[key] >= top}
-        private = branched(shared, own)
-        freeze_below(private, max(top, 1))
         head = {name: copy.deepcopy(found.fitted[name].head).train()}
-        begin = partial(stages.begin, backbone=private, heads=head)
+        begin = partial(_begin_on_top, stages, shared, head, max(top, 1))
         tried = stages.branch(f"private {name}", begin, less, ours)
         if tried.fitted[name].utility > frozen[name].utility:
             made.kept[name] = f"private {name}"
@@ -271,6 +266,18 @@ def _begin_on_copy(
     copied = branched(backbone, dict(backbone.model.named_parameters()))
     freeze_below(copied, recipe.frozen_layers)
     return stages.begin(name, recipe, copied, {task: copy.deepcopy(head) for task, head in heads.items()})
+
+
+def _begin_on_top(
+    stages: Stages, shared: Backbone, heads: Mapping[str, Head], layer: int, name: str, recipe: Recipe
+) -> Run:
+    """A run in which copies of the shared backbone's layers from `layer` on are tuned, and copies of these
+    heads."""
+    place = layer_of_weights(shared)
+    own = {key: each for key, each in shared.model.named_parameters() if place[key] >= layer}
+    private = branched(shared, own)
+    freeze_below(private, layer)
+    return stages.begin(name, recipe, private, {task: copy.deepcopy(head) for task, head in heads.items()})
 
 
 def stage_of(name: str, seconds: float) -> dict[str, Any]:
