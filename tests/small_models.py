@@ -40,9 +40,10 @@ READS = {
 }
 
 
-def tiny_backbone(seed: int = 0) -> Backbone:
+def tiny_backbone(seed: int = 0, precision: str = "float32") -> Backbone:
     """The same for the same seed, in every process."""
-    return Backbone(tiny(copy.deepcopy(CONFIGS["bert"]), seed), wordpiece(), name="tiny", limit=32)
+    model = tiny(copy.deepcopy(CONFIGS["bert"]), seed)
+    return Backbone(model, wordpiece(), name="tiny", limit=32, precision=precision)
 
 
 def tiny_head(name: str, backbone: Backbone) -> Head:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 import transformers as hf
 
@@ -75,6 +76,9 @@ def tiny(config: hf.PretrainedConfig, seed: int = 0) -> torch.nn.Module:
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model.eval()
+
+
+LOW = pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 
 
 def lowered(precision: str, architecture: str = "bert") -> Backbone:

@@ -12,10 +12,8 @@ from taskheads.backbone import attention
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.errors import BackboneError
-from tests.backbone.models import CONFIGS, lowered, tiny
+from tests.backbone.models import CONFIGS, LOW, lowered, tiny
 from tests.backbone.test_sites import rows
-
-LOW = pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 
 
 @LOW

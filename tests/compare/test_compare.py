@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import taskheads as th
-from taskheads.backbone.backbone import Backbone
 from taskheads.compare import bench
 from taskheads.compare.bench import Bench, Result, Run
 from taskheads.compare.comparing import compare
@@ -227,9 +226,7 @@ def test_what_cannot_be_meant_is_said_before_anything_runs(
 
 
 def test_a_backbone_in_few_bits_is_compared_as_it_is(tmp_path: Path) -> None:
-    whole = tiny_backbone()
-    assert whole.tokens is not None
-    low = Backbone(whole.model, whole.tokens.tokenizer, name="tiny", limit=32, precision="bfloat16")
+    low = tiny_backbone(precision="bfloat16")
     for method in ("full", "pcgrad", "linear"):
         with pytest.raises(ConfigError, match="in bfloat16 cannot be tuned"):
             compared(tmp_path / "out", [method], backbone=low)

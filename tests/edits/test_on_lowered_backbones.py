@@ -12,10 +12,8 @@ from taskheads.backbone.precision import as_floats
 from taskheads.backbone.ragged import RaggedBatch
 from taskheads.edits.edit import edit_methods, made
 from taskheads.edits.edited import Edited, frozen
-from tests.backbone.models import CONFIGS, lowered, tiny
+from tests.backbone.models import CONFIGS, LOW, lowered, tiny
 from tests.edits.planted import batch_of, edits_of, rows_of, stirred
-
-LOW = pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 
 
 @LOW

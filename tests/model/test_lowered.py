@@ -9,21 +9,18 @@ import pytest
 import torch
 
 import taskheads as th
-from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import Branch, branched
 from taskheads.edits.edit import made
 from taskheads.errors import ConfigError, ModelError
+from tests.backbone.models import LOW
 from tests.edits.planted import stirred
 from tests.small_models import rows, tiny_backbone, tiny_model
 from tests.training.joint.test_editing import answers, suite
 
-LOW = pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-
 
 @LOW
 def test_a_model_on_it_is_saved_and_answers_again(precision: str, tmp_path: Path) -> None:
-    backbone = tiny_backbone()
-    low = Backbone(backbone.model, backbone.tokens.tokenizer, name="tiny", precision=precision)
+    low = tiny_backbone(precision=precision)
     model = th.fit(suite("topic", "size"), backbone=low, tune="frozen")
     model.edits["size"] = stirred(made("lora", low, ["size"])).eval()
     model.save(tmp_path / "m")
@@ -41,8 +38,7 @@ def test_a_model_is_lowered_when_it_is_loaded(precision: str, tmp_path: Path) ->
     whole.save(tmp_path / "m")
     low = th.load(tmp_path / "m", precision=precision)
     again = tiny_model(["topic", "size", "names"])
-    tokenizer = again.backbone.tokens.tokenizer
-    again.backbone = Backbone(again.backbone.model, tokenizer, name="tiny", limit=32, precision=precision)
+    again.backbone = tiny_backbone(precision=precision)
     again.edits = whole.edits
     assert low.predict(rows(9), scores=True) == again.predict(rows(9), scores=True)
     sizes = [[answer["size"]["value"] for answer in model.predict(rows(9))] for model in (low, whole)]
@@ -73,9 +69,7 @@ def test_branches_are_lowered_with_what_they_grew_from(tmp_path: Path) -> None:
 @LOW
 @pytest.mark.parametrize("how", [{}, {"tune": "full"}, {"tune": "lora", "training": {"alone": True}}])
 def test_its_own_weights_are_not_tuned(precision: str, how: dict[str, Any], tmp_path: Path) -> None:
-    backbone = tiny_backbone()
-    assert backbone.tokens is not None
-    low = Backbone(backbone.model, backbone.tokens.tokenizer, precision=precision)
+    low = tiny_backbone(precision=precision)
     with pytest.raises(ConfigError, match=f"in {precision} cannot be tuned"):
         th.fit(suite("topic", "size"), backbone=low, out=tmp_path / "m", **how)
     assert not list(tmp_path.iterdir())

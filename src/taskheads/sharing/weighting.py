@@ -133,10 +133,10 @@ class SLAW(LossWeighting):
     """Weigh a task by one over how much its loss goes up and down, which tells the length of its gradient.
 
     wᵢ = T / sᵢ over the sum of all 1 / sᵢ, with sᵢ² = E[Lᵢ²] - E[Lᵢ]² by moving averages of decay `decay`
-    (Crawshaw and Košecká 2021, "Scaled loss approximate weighting", section 4): no gradient is computed for
-    it. An average counts its values alone, not the zero that it starts from. Equal weights until every task
-    was there `_FEWEST` times; s is at least `_LEAST`, or a task without any loss left would have all the
-    weight.
+    (Crawshaw and Košecká 2021, "Scaled loss approximate weighting"): no gradient is computed for it. Our
+    own are the start, where an average counts the values that it has seen and weights are equal until every
+    task was there five times, and that s is at least 0.001, or a task without any loss left would have all
+    the weight.
     """
 
     def __init__(self, n_tasks: int, decay: float = 0.95) -> None:
@@ -151,7 +151,7 @@ class SLAW(LossWeighting):
             return torch.ones_like(means)
         filled = 1 - self.decay**counts
         spread = (squares / filled - (means / filled) ** 2).clamp(min=_LEAST**2).sqrt()
-        return self.n_tasks * torch.softmax(-spread.log(), 0)
+        return self.n_tasks / spread / (1 / spread).sum()
 
     def observe(self, losses: torch.Tensor, present: Sequence[int] | None = None) -> None:
         at, (means, squares, counts) = self._at(present), self._seen()

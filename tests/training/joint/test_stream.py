@@ -23,7 +23,7 @@ def stream(**shares: float) -> Stream:
 
 
 def test_rows_are_shared_out_as_said_and_steps_cost_the_same() -> None:
-    """However long a task's rows are: those of `small` have twice as many tokens as those of `middle`."""
+    """However long they are: a row of `small` has more than twice the tokens of one of `middle`."""
     taken, costs = dict.fromkeys(TOKENS, 0), []
     source = stream(large=0.5, middle=0.4, small=0.1)
     for _ in range(300):

@@ -17,12 +17,12 @@ def check_bits(backbone: Backbone, tune: str, *, alone: bool = False) -> None:
 
     `tune` is as `fit` takes it, `alone` as the recipe says it.
     """
-    if backbone.precision == "float32" or tune == "frozen" or not (tune in ("full", "auto") or alone):
-        return
-    raise ConfigError(
-        f"a backbone in {backbone.precision} cannot be tuned: small steps are lost on its weights; fit "
-        "in float32 and lower the model (taskheads lower), or take tune = 'frozen', or an edit"
-    )
+    tuned = tune in ("full", "auto") or (alone and tune != "frozen")
+    if tuned and backbone.precision != "float32":
+        raise ConfigError(
+            f"a backbone in {backbone.precision} cannot be tuned: small steps are lost on its weights; fit "
+            "in float32 and lower the model (taskheads lower), or take tune = 'frozen', or an edit"
+        )
 
 
 def precision_of(name: str, device: torch.device) -> tuple[Callable[[], Any], torch.amp.GradScaler]:

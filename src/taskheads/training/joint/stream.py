@@ -32,7 +32,7 @@ class Stream:
     ) -> None:
         self.tokens, self.budget, self.seed = dict(tokens), budget, seed
         self.shares = dict(shares)
-        self._length = {name: float(each.mean()) for name, each in self.tokens.items()}
+        self._length = {name: max(1.0, float(each.mean())) for name, each in self.tokens.items()}
         self._credit = dict.fromkeys(self.tokens, 0.0)
         self._at = dict.fromkeys(self.tokens, (0, 0))
         self._orders: dict[str, tuple[int, np.ndarray]] = {}

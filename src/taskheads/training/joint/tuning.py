@@ -230,7 +230,9 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     heads = unsure(starting_heads(backbone, tasks, features), tasks, features)
     # Without private layers to come after it the shared run has all the time.
     most = recipe if full else recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
-    found = stages.branch(ours, partial(_begin_on_copy, stages, backbone, heads), most)
+    every = dict(backbone.model.named_parameters())
+    begin = partial(_begin_on_copy, stages, backbone, every, recipe.frozen_layers, heads)
+    found = stages.branch(ours, begin, most)
     for name, fitted in found.fitted.items():
         if full or fitted.utility > frozen[name].utility:
             made.kept[name] = ours
@@ -240,11 +242,13 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     assert found.branch is not None
     shared = found.branch.backbone
     harmed = [name for name in tasks if made.kept[name] != ours]
-    top = shared.n_layers - min(recipe.private_layers, shared.n_layers)
+    top = max(1, shared.n_layers - recipe.private_layers)
+    place = layer_of_weights(shared)
+    own = {name: each for name, each in shared.model.named_parameters() if place[name] >= top}
     less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
     for name in harmed:
         head = {name: copy.deepcopy(found.fitted[name].head).train()}
-        begin = partial(_begin_on_top, stages, shared, head, max(top, 1))
+        begin = partial(_begin_on_copy, stages, shared, own, top, head)
         tried = stages.branch(f"private {name}", begin, less, ours)
         if tried.fitted[name].utility > frozen[name].utility:
             made.kept[name] = f"private {name}"
@@ -255,29 +259,26 @@ def tune_alone(backbone: Backbone, features: FrozenFeatures, stages: Stages) -> 
     compared with. No task keeps it."""
     less = smaller(stages.recipe, 1 / len(stages.tasks))
     heads = unsure(starting_heads(backbone, stages.tasks, features), stages.tasks, features)
+    every = dict(backbone.model.named_parameters())
     for name, head in heads.items():
-        stages.branch(f"alone {name}", partial(_begin_on_copy, stages, backbone, {name: head}), less)
+        begin = partial(_begin_on_copy, stages, backbone, every, less.frozen_layers, {name: head})
+        stages.branch(f"alone {name}", begin, less)
 
 
 def _begin_on_copy(
-    stages: Stages, backbone: Backbone, heads: Mapping[str, Head], name: str, recipe: Recipe
+    stages: Stages,
+    backbone: Backbone,
+    own: Mapping[str, torch.Tensor],
+    frozen_layers: int,
+    heads: Mapping[str, Head],
+    name: str,
+    recipe: Recipe,
 ) -> Run:
-    """A run in which a copy of the backbone is tuned, and copies of these heads."""
-    copied = branched(backbone, dict(backbone.model.named_parameters()))
-    freeze_below(copied, recipe.frozen_layers)
+    """A run in which copies of the weights `own` of the backbone are tuned, but for its lowest layers, and
+    copies of these heads."""
+    copied = branched(backbone, own)
+    freeze_below(copied, frozen_layers)
     return stages.begin(name, recipe, copied, {task: copy.deepcopy(head) for task, head in heads.items()})
-
-
-def _begin_on_top(
-    stages: Stages, shared: Backbone, heads: Mapping[str, Head], layer: int, name: str, recipe: Recipe
-) -> Run:
-    """A run in which copies of the shared backbone's layers from `layer` on are tuned, and copies of these
-    heads."""
-    place = layer_of_weights(shared)
-    own = {key: each for key, each in shared.model.named_parameters() if place[key] >= layer}
-    private = branched(shared, own)
-    freeze_below(private, layer)
-    return stages.begin(name, recipe, private, {task: copy.deepcopy(head) for task, head in heads.items()})
 
 
 def stage_of(name: str, seconds: float) -> dict[str, Any]:
