@@ -65,7 +65,8 @@ def test_the_best_after_a_third_ends_as_if_there_were_no_other() -> None:
 
 
 def test_private_layers_choose_a_rate_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each of them they begin with the layers of the shared backbone, and the head that it has."""
+    """At each of them they begin with the layers of the frozen backbone, which is better for the task than
+    the shared one, and the same head."""
     begun, begin = dict[str, dict[str, torch.Tensor]](), Stages.begin
 
     def noted(stages: Stages, name: str, *given: Any) -> Run:
@@ -87,6 +88,10 @@ def test_private_layers_choose_a_rate_of_their_own(monkeypatch: pytest.MonkeyPat
         first, second = (begun[f"{name}, lr {rate:g}"] for rate in rates)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
+        copied = {key.removeprefix("backbone."): each for key, each in first.items() if "heads." not in key}
+        assert copied
+        frozen = tiny_backbone().model
+        assert all(torch.equal(each, frozen.get_parameter(key)) for key, each in copied.items())
 
 
 def test_a_rate_that_breaks_the_weights_is_left_out() -> None:

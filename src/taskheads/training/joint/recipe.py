@@ -70,7 +70,8 @@ class Recipe(BaseModel):
     balance: of the tasks' gradients on the backbone, in place of a weighting, so that only one of the two may
         be said; both by name, see `taskheads methods`.
     groups: lists of tasks that share a backbone; by default all of them share one.
-    private_layers: how many layers from above a task gets of its own where sharing harms it.
+    private_layers: how many layers from above a task gets of its own, on top of those below as they
+        were, where sharing harms it.
 
     Choosing
     --------
@@ -107,7 +108,7 @@ class Recipe(BaseModel):
     weighting: str = "equal"
     balance: str = "none"
     groups: tuple[tuple[str, ...], ...] = ()
-    private_layers: Annotated[int, Field(ge=1)] = 2
+    private_layers: Annotated[int, Field(ge=1)] = 3
     evaluations: Annotated[int, Field(ge=1)] = 6
     patience: Annotated[int, Field(ge=1)] = 3
     dev_rows: Annotated[int, Field(ge=1)] = 500

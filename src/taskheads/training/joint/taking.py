@@ -60,10 +60,9 @@ def take_tuned(model: Model, suite: Suite, made: Outcome) -> None:
 
 
 def _settle_branches(model: Model, made: Outcome) -> None:
-    """Trunks before what grew from them; a backbone that every task stands on becomes the model's own."""
+    """The branches that tasks stand on; one that every task stands on becomes the model's own backbone."""
     grown = {name: each.branch for name, each in made.candidates.items() if each.branch is not None}
     used = set(model.branch_of.values())
-    used |= {grown[name].trunk for name in used}
     model.branches |= {name: branch for name, branch in grown.items() if name in used}
     if set(model.branch_of) == set(model.heads) and set(model.branch_of.values()) == {SHARED}:
         model.backbone = model.branches.pop(SHARED).backbone

@@ -121,17 +121,17 @@ class Stages:
             replace(self, tasks={name: self.tasks[name] for name in group}, recipe=less) for group in groups
         ]
 
-    def branch(self, name: str, begin: Begin, recipe: Recipe, trunk: str = "") -> Candidate:
+    def branch(self, name: str, begin: Begin, recipe: Recipe) -> Candidate:
         """Train a backbone and its heads, settle the heads, and note the candidate.
 
         `begin` makes a run from a name and a recipe. Of the recipe's `rates`, if there are any, one is
-        chosen. `trunk`: see `Branch`.
+        chosen.
         """
         best = self.at_best_rate(name, begin, recipe) if recipe.rates else None
         with self.made.stage(name):
             run = best or begin(name, recipe)
             course = run.train()
-        found = Candidate(Branch(run.whole, trunk), *self.settle(name, run.whole, run.heads), course)
+        found = Candidate(Branch(run.whole), *self.settle(name, run.whole, run.heads), course)
         self.made.candidates[name] = found
         return found
 
@@ -219,8 +219,8 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
 
     The heads begin as the solutions on the frozen backbone's last layer (Kumar et al. 2022, arXiv:2202.10054:
     a solved head does not distort the features), less sure of themselves (`unsure`), and are settled anew
-    when the backbone has learned. A task that is worse off for sharing tries layers of its own on top of the
-    shared ones, trained for it alone.
+    when the backbone has learned. A task that is better off on the frozen backbone begins there once more: it
+    tries its own copy of the top layers, trained for it alone, on top of the lower ones as they were.
 
     `features` are those of the frozen backbone, which stays as it is. Under `full` every task keeps the
     shared backbone, better or not.
@@ -239,17 +239,14 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     if full:
         return
 
-    assert found.branch is not None
-    shared = found.branch.backbone
     harmed = [name for name in tasks if made.kept[name] != ours]
-    top = max(1, shared.n_layers - recipe.private_layers)
-    place = layer_of_weights(shared)
-    own = {name: each for name, each in shared.model.named_parameters() if place[name] >= top}
+    top = max(1, backbone.n_layers - recipe.private_layers)
+    place = layer_of_weights(backbone)
+    own = {name: each for name, each in backbone.model.named_parameters() if place[name] >= top}
     less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
     for name in harmed:
-        head = {name: copy.deepcopy(found.fitted[name].head).train()}
-        begin = partial(_begin_on_copy, stages, shared, own, top, head)
-        tried = stages.branch(f"private {name}", begin, less, ours)
+        begin = partial(_begin_on_copy, stages, backbone, own, top, {name: heads[name]})
+        tried = stages.branch(f"private {name}", begin, less)
         if tried.fitted[name].utility > frozen[name].utility:
             made.kept[name] = f"private {name}"
 
