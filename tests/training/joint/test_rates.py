@@ -64,9 +64,12 @@ def test_the_best_after_a_third_ends_as_if_there_were_no_other() -> None:
     assert [name for name in stages if "lr" in name] == [f"shared, lr {rate:g}" for rate in rates]
 
 
-def test_private_layers_choose_a_rate_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("frozen_layers", "lowest"), [(0, 1), (2, 2)])
+def test_private_layers_choose_a_rate_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, frozen_layers: int, lowest: int
+) -> None:
     """At each of them they begin with the layers of the frozen backbone, which is better for the task than
-    the shared one, and the same head."""
+    the shared one, and the same head; what is to stay frozen is not theirs."""
     begun, begin = dict[str, dict[str, torch.Tensor]](), Stages.begin
 
     def noted(stages: Stages, name: str, *given: Any) -> Run:
@@ -79,7 +82,7 @@ def test_private_layers_choose_a_rate_of_their_own(monkeypatch: pytest.MonkeyPat
     th.fit(
         suite("topic", "size"),
         backbone=tiny_backbone(),
-        training=said_over(SAID, {"rates": rates}),
+        training=said_over(SAID, {"rates": rates, "frozen_layers": frozen_layers}),
         tune="auto",
     )
     harmed = {name.split(",")[0] for name in begun if name.startswith("private")}
@@ -89,7 +92,7 @@ def test_private_layers_choose_a_rate_of_their_own(monkeypatch: pytest.MonkeyPat
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
         copied = {key.removeprefix("backbone."): each for key, each in first.items() if "heads." not in key}
-        assert copied
+        assert {int(key.split("layer.")[1][0]) for key in copied if "layer." in key} == {*range(lowest, 3)}
         frozen = tiny_backbone().model
         assert all(torch.equal(each, frozen.get_parameter(key)) for key, each in copied.items())
 

@@ -70,8 +70,8 @@ class Recipe(BaseModel):
     balance: of the tasks' gradients on the backbone, in place of a weighting, so that only one of the two may
         be said; both by name, see `taskheads methods`.
     groups: lists of tasks that share a backbone; by default all of them share one.
-    private_layers: how many layers from above a task gets of its own, on top of those below as they
-        were, where sharing harms it.
+    private_layers: how many layers from above a task gets of its own, on top of those below as they were,
+        where sharing harms it; none of the `frozen_layers`.
 
     Choosing
     --------

@@ -240,7 +240,7 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
         return
 
     harmed = [name for name in tasks if made.kept[name] != ours]
-    top = max(1, backbone.n_layers - recipe.private_layers)
+    top = max(1, recipe.frozen_layers, backbone.n_layers - recipe.private_layers)
     place = layer_of_weights(backbone)
     own = {name: each for name, each in backbone.model.named_parameters() if place[name] >= top}
     less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
