@@ -218,9 +218,10 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     """Fine-tune a copy of the backbone for all tasks, and choose for each of them on dev.
 
     The heads begin as the solutions on the frozen backbone's last layer (Kumar et al. 2022, arXiv:2202.10054:
-    a solved head does not distort the features), less sure of themselves (`unsure`), and are settled anew
-    when the backbone has learned. A task that is better off on the frozen backbone begins there once more: it
-    tries its own copy of the top layers, trained for it alone, on top of the lower ones as they were.
+    where it tells a task well, a solved head does not distort it), less sure of themselves (`unsure`), and
+    are settled anew when the backbone has learned. A task that is better off on the frozen backbone begins
+    there once more: it tries its own copy of the top layers, trained for it alone, on top of the lower ones
+    as they were.
 
     `features` are those of the frozen backbone, which stays as it is. Under `full` every task keeps the
     shared backbone, better or not.
