@@ -18,9 +18,10 @@ from taskheads.merging.with_heads import data_of, merged_by_data
 from taskheads.model.model import Model
 from taskheads.tasks.suite import Suite
 from taskheads.training.held_out import with_dev
+from taskheads.training.joint.outcome import SHARED, Candidate, Outcome, stage_of
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.taking import take_tuned
-from taskheads.training.joint.tuning import SHARED, Candidate, Outcome, Stages, stage_of
+from taskheads.training.joint.tuning import Stages
 from taskheads.training.solving import Solved
 
 

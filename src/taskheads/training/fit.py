@@ -18,11 +18,12 @@ from taskheads.model.saving import check_writable
 from taskheads.tasks.suite import Suite, load_suite
 from taskheads.training.held_out import with_dev
 from taskheads.training.joint.editing import TUNES, asked_edits, edits_for, tune_edits
+from taskheads.training.joint.outcome import Outcome
 from taskheads.training.joint.precision import check_bits
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.sharding import check_shard
 from taskheads.training.joint.taking import take_tuned
-from taskheads.training.joint.tuning import Outcome, Stages, Watch, tune_alone, tune_shared
+from taskheads.training.joint.tuning import Stages, Watch, tune_alone, tune_shared
 from taskheads.training.joint.workers import Workers
 from taskheads.training.solving import Solved, solve
 from taskheads.training.telling import report_of

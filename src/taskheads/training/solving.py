@@ -18,8 +18,8 @@ from taskheads.tasks.suite import Suite
 from taskheads.tasks.task import TaskData
 from taskheads.training.every_task import for_every_task
 from taskheads.training.frozen import fit_head
+from taskheads.training.joint.outcome import stage_of
 from taskheads.training.joint.taking import choice_of
-from taskheads.training.joint.tuning import stage_of
 from taskheads.training.suite_features import every_candidate, suite_features
 from taskheads.training.trial import Fitted
 

@@ -18,7 +18,7 @@ from taskheads.sharing.similarity import cosines, suggested_groups
 from taskheads.tasks.task import TaskData
 from taskheads.training.joint.alike import tuned_alike
 from taskheads.training.joint.course import Course
-from taskheads.training.joint.tuning import SHARED, Outcome
+from taskheads.training.joint.outcome import SHARED, Outcome
 
 
 def report_of(model: Model, tasks: Mapping[str, TaskData], made: Outcome, tune: str) -> dict[str, Any]:

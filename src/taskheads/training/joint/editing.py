@@ -13,9 +13,10 @@ from taskheads.methods import card_of
 from taskheads.model.features import FrozenFeatures
 from taskheads.tasks.suggest import did_you_mean
 from taskheads.tasks.suite import Suite
+from taskheads.training.joint.outcome import Candidate
 from taskheads.training.joint.resuming import own_randomness
 from taskheads.training.joint.starting import starting_heads
-from taskheads.training.joint.tuning import Candidate, Stages, smaller
+from taskheads.training.joint.tuning import Stages, smaller
 from taskheads.training.joint.workers import Workers
 
 TUNES = ("frozen", "full", "auto")

@@ -7,7 +7,7 @@ from typing import Any
 from taskheads.model.evaluation import paired, score
 from taskheads.model.model import Model
 from taskheads.tasks.suite import Suite
-from taskheads.training.joint.tuning import SHARED, Outcome
+from taskheads.training.joint.outcome import SHARED, Outcome
 from taskheads.training.trial import Fitted
 
 

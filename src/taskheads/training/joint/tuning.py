@@ -6,12 +6,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import resource
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +16,8 @@ import torch
 
 from taskheads.backbone.backbone import Backbone
 from taskheads.backbone.branching import Branch, branched
-from taskheads.edits.edit import Edit
 from taskheads.errors import Interrupted, TrainingError
 from taskheads.heads import Head
-from taskheads.heads.head import Decisions
-from taskheads.model.evaluation import decided
 from taskheads.model.features import FrozenFeatures, features_by_task
 from taskheads.tasks.task import TaskData
 from taskheads.training.every_task import for_every_task
@@ -32,6 +25,7 @@ from taskheads.training.joint.checkpoints import Checkpoints
 from taskheads.training.joint.course import Course
 from taskheads.training.joint.loop import Run
 from taskheads.training.joint.optimiser import freeze_below, layer_of_weights
+from taskheads.training.joint.outcome import SHARED, Answered, Candidate, Outcome, answered
 from taskheads.training.joint.recipe import Recipe
 from taskheads.training.joint.rows import TaskRows
 from taskheads.training.joint.settle import settled
@@ -41,57 +35,9 @@ from taskheads.training.trial import Fitted
 
 Watch = Callable[[str, Course], None]
 Begin = Callable[[str, Recipe], Run]
-Answered = tuple[torch.Tensor, Decisions]
 
-SHARED = "shared"
 # Of the minutes, what the shared backbone gets before private layers are tried.
 _FOR_SHARED = 0.75
-
-
-@dataclass
-class Candidate:
-    """One way for some tasks.
-
-    branch: what their heads stand on; None is the frozen backbone. edits: what tasks change in that. sizes:
-    of an edit, a task's share of the trained parameters and of the bytes on disk. fitted: the heads.
-    answered: what they decide about the test rows. course: of the training run.
-    """
-
-    branch: Branch | None
-    fitted: dict[str, Fitted]
-    answered: dict[str, Answered]
-    course: Course = field(default_factory=Course)
-    edits: dict[str, Edit] = field(default_factory=dict)
-    sizes: dict[str, dict[str, int]] = field(default_factory=dict)
-
-
-@dataclass
-class Outcome:
-    """What tuning tried and chose.
-
-    candidates: by name: "frozen", "shared" ("shared A+B" of a group), "private TASK", "alone TASK", the
-        method of an edit. kept: the name that each task keeps.
-    stages: as `stage_of` tells them.
-    """
-
-    candidates: dict[str, Candidate]
-    kept: dict[str, str]
-    stages: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def of_frozen(
-        cls, tasks: Mapping[str, TaskData], fitted: Mapping[str, Fitted], features: FrozenFeatures
-    ) -> Outcome:
-        """Before anything is tuned: each task has its head on the frozen backbone."""
-        frozen = Candidate(None, dict(fitted), answered(fitted, tasks, features))
-        return cls({"frozen": frozen}, dict.fromkeys(tasks, "frozen"))
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Note what happens in the block as a stage, if it comes to its end."""
-        began = time.perf_counter()
-        yield
-        self.stages.append(stage_of(name, time.perf_counter() - began))
 
 
 @dataclass
@@ -219,9 +165,8 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
 
     The heads begin as the solutions on the frozen backbone's last layer (Kumar et al. 2022, arXiv:2202.10054:
     where it tells a task well, a solved head does not distort it), less sure of themselves (`unsure`), and
-    are settled anew when the backbone has learned. A task that is better off on the frozen backbone begins
-    there once more: it tries its own copy of the top layers, trained for it alone, on top of the lower ones
-    as they were.
+    are settled anew when the backbone has learned. A task that is better off on the frozen backbone tries
+    layers of its own.
 
     `features` are those of the frozen backbone, which stays as it is. Under `full` every task keeps the
     shared backbone, better or not.
@@ -233,22 +178,25 @@ def tune_shared(backbone: Backbone, features: FrozenFeatures, stages: Stages, *,
     most = recipe if full else recipe.model_copy(update={"minutes": _share(recipe, _FOR_SHARED)})
     every = dict(backbone.model.named_parameters())
     begin = partial(_begin_on_copy, stages, backbone, every, recipe.frozen_layers, heads)
-    found = stages.branch(ours, begin, most)
-    for name, fitted in found.fitted.items():
+    for name, fitted in stages.branch(ours, begin, most).fitted.items():
         if full or fitted.utility > frozen[name].utility:
             made.kept[name] = ours
-    if full:
-        return
+    if not full:
+        _tune_private(backbone, stages, {name: heads[name] for name in tasks if made.kept[name] != ours})
 
-    harmed = [name for name in tasks if made.kept[name] != ours]
+
+def _tune_private(backbone: Backbone, stages: Stages, heads: Mapping[str, Head]) -> None:
+    """Train for each of these tasks alone, under its head, a copy of the backbone's top layers on top of the
+    lower ones as they were; a task keeps them where on dev they are better than its frozen head."""
+    recipe, made = stages.recipe, stages.made
     top = max(1, recipe.frozen_layers, backbone.n_layers - recipe.private_layers)
     place = layer_of_weights(backbone)
     own = {name: each for name, each in backbone.model.named_parameters() if place[name] >= top}
-    less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(harmed)))
-    for name in harmed:
-        begin = partial(_begin_on_copy, stages, backbone, own, top, {name: heads[name]})
-        tried = stages.branch(f"private {name}", begin, less)
-        if tried.fitted[name].utility > frozen[name].utility:
+    less = smaller(recipe, (1 - _FOR_SHARED) / max(1, len(heads)))
+    for name, head in heads.items():
+        begin = partial(_begin_on_copy, stages, backbone, own, top, {name: head})
+        tried = stages.branch(f"private {name}", begin, less).fitted[name]
+        if tried.utility > stages.frozen[name].utility:
             made.kept[name] = f"private {name}"
 
 
@@ -277,20 +225,6 @@ def _begin_on_copy(
     copied = branched(backbone, own)
     freeze_below(copied, frozen_layers)
     return stages.begin(name, recipe, copied, {task: copy.deepcopy(head) for task, head in heads.items()})
-
-
-def stage_of(name: str, seconds: float) -> dict[str, Any]:
-    """A stage that has just ended: its seconds, and the most memory that the process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"name": name, "seconds": round(seconds, 2), "peak_bytes": peak}
-
-
-def answered(
-    fitted: Mapping[str, Fitted], tasks: Mapping[str, TaskData], features: FrozenFeatures
-) -> dict[str, Answered]:
-    """The scores and decisions of these heads about their tasks' test rows, where there are any."""
-    rows = {name: tasks[name].splits["test"] for name in fitted}
-    return {name: decided(fitted[name].head, some, features) for name, some in rows.items() if len(some)}
 
 
 def _share(recipe: Recipe, part: float) -> float | None:
