@@ -17,13 +17,29 @@ from taskheads.training.trial import Fitted, encoded_targets
 
 
 def settled(backbone: Backbone, data: TaskData, trained: Head, features: FrozenFeatures) -> Fitted:
-    """The better on dev of the head that was trained and of one solved for on what the backbone's output is
-    now, with its penalty chosen and its minimum exact. `features` hold the single reads."""
+    """Of the head that was trained, and one solved for on what the backbone's output is now (with its penalty
+    chosen and its minimum exact), the one that tells dev better. `features` hold the single reads.
+
+    The better is the one with the lower loss, a proper scoring rule (Gneiting and Raftery 2007), which learns
+    from every row how sure of its answer a head was. Two heads on one backbone differ in few answers, so that
+    which of them has the better score is often chance. Without probabilities, as for `embed`, the score
+    decides.
+    """
     kept = _as_trained(data, trained, features)
     solved = fit_head(backbone, data, features, single_candidates(backbone, type(trained), data.task))
-    best = solved if solved.utility > kept.utility else kept
+    best = kept if _missed(kept, data, features) <= _missed(solved, data, features) else solved
     best.tried = [kept.summary, *solved.tried]
     return best
+
+
+@torch.no_grad()
+def _missed(fitted: Fitted, data: TaskData, features: FrozenFeatures) -> float:
+    """What the head is to blame for on dev: its loss, or where it has none the score that it lacks."""
+    head = fitted.head
+    if not isinstance(head, LinearHead):
+        return -fitted.utility
+    gathered, lengths = features.of(head, data.splits["dev"])
+    return float(head.loss(head(gathered), encoded_targets(data.task, data.splits["dev"]), lengths))
 
 
 def _as_trained(data: TaskData, trained: Head, features: FrozenFeatures) -> Fitted:
