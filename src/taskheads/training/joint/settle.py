@@ -27,13 +27,13 @@ def settled(backbone: Backbone, data: TaskData, trained: Head, features: FrozenF
     """
     kept = _as_trained(data, trained, features)
     solved = fit_head(backbone, data, features, single_candidates(backbone, type(trained), data.task))
-    best = kept if _missed(kept, data, features) <= _missed(solved, data, features) else solved
+    best = kept if missed(kept, data, features) <= missed(solved, data, features) else solved
     best.tried = [kept.summary, *solved.tried]
     return best
 
 
 @torch.no_grad()
-def _missed(fitted: Fitted, data: TaskData, features: FrozenFeatures) -> float:
+def missed(fitted: Fitted, data: TaskData, features: FrozenFeatures) -> float:
     """What the head is to blame for on dev: its loss, or where it has none the score that it lacks."""
     head = fitted.head
     if not isinstance(head, LinearHead):
