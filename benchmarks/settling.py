@@ -45,13 +45,13 @@ def both_heads(suite: Any, training: Figures) -> dict[str, Figures]:
         value = metric_value(
             fitted.head, truth_of(fitted.head, rows), decided(fitted.head, rows, features)[1]
         )
-        name = "trained" if fitted.solver == "trained" else "solved"
+        name, loss = "trained" if fitted.solver == "trained" else "solved", missed(fitted, data, features)
         found.setdefault(data.task.name, {})[name] = {
             "dev": fitted.utility,
-            "loss": missed(fitted, data, features),
+            "loss": loss,
             "test": fitted.head.metric.utility(value),
         }
-        return missed(fitted, data, features)
+        return loss
 
     with patch.object(settle, "missed", noted):
         th.fit(suite, tune="full", backbone="minilm", training=training)
