@@ -39,7 +39,7 @@ def drawn(seed: int) -> TaskData:
 
 
 def head_saying(table: Table, data: TaskData, weight: float) -> LinearHead:
-    """The head that takes the first feature for the odds' logarithm, times `weight` / 2."""
+    """The head whose log odds are `weight` times the first feature; in `drawn` they are 2 times it."""
     kind = head_for(data.task)
     head = kind(data.task, single_candidates(table.backbone, kind, data.task)[0], WIDTH)
     assert isinstance(head, LinearHead)
@@ -90,7 +90,7 @@ def test_a_trained_head_that_says_little_or_the_contrary_gives_way(table: Table,
     torch.testing.assert_close(found.head.state_dict(), expected.head.state_dict())
 
 
-def test_a_head_without_a_loss_is_chosen_by_its_score(table: Table) -> None:
+def test_a_head_whose_loss_is_of_a_batch_is_chosen_by_its_score(table: Table) -> None:
     texts = [f"text {i}" for i in range(TRAIN + DEV)]
     data = split_data(make_task("embed"), texts, texts[::-1], dev=DEV, test=0)
     features = table.features(data)

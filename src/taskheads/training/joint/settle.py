@@ -21,9 +21,9 @@ def settled(backbone: Backbone, data: TaskData, trained: Head, features: FrozenF
     chosen and its minimum exact), the one that tells dev better. `features` hold the single reads.
 
     The better is the one with the lower loss, a proper scoring rule (Gneiting and Raftery 2007), which learns
-    from every row how sure of its answer a head was. Two heads on one backbone differ in few answers, so that
-    which of them has the better score is often chance. Without probabilities, as for `embed`, the score
-    decides.
+    from every row how far off a head was. Two heads on one backbone differ in few answers, so that which of
+    them has the better score is often chance. For `embed`, whose loss is of a batch and not of a row, the
+    score decides.
     """
     kept = _as_trained(data, trained, features)
     solved = fit_head(backbone, data, features, single_candidates(backbone, type(trained), data.task))
@@ -34,7 +34,7 @@ def settled(backbone: Backbone, data: TaskData, trained: Head, features: FrozenF
 
 @torch.no_grad()
 def missed(fitted: Fitted, data: TaskData, features: FrozenFeatures) -> float:
-    """What the head is to blame for on dev: its loss, or where it has none the score that it lacks."""
+    """How badly the head tells dev: its loss; for `embed` the score with its sign turned."""
     head = fitted.head
     if not isinstance(head, LinearHead):
         return -fitted.utility
