@@ -7,15 +7,11 @@ copies of the rows that make one batch; and of the last layer nothing is compute
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.functional import gelu
-from transformers.activations import NewGELUActivation
 
 from taskheads.attention.changing import Found, site_of
 from taskheads.attention.heads import AttentionHeads
@@ -53,15 +49,14 @@ def effects(
     Equal to a pass for each head, to rounding.
     """
     kind = _Ends if _ends_are_enough(heads, batch, pooling) else _Suffixes
-    with _fused_activations(heads.backbone.model):
-        suffixes = kind(heads, batch, pooling)
-        plain = measure(suffixes.plain)
-        found = plain.new_full((len(batch), *heads.shape), torch.nan)
-        for layer, some in by_layer(heads.which(which)).items():
-            for chosen in _portions(some, len(batch.ids)):
-                other = None if by is None else by[site_of(layer)]
-                made = suffixes.changed(layer, chosen, other).unflatten(0, (len(chosen), -1))
-                found[:, layer, chosen] = (measure(made) - plain).T
+    suffixes = kind(heads, batch, pooling)
+    plain = measure(suffixes.plain)
+    found = plain.new_full((len(batch), *heads.shape), torch.nan)
+    for layer, some in by_layer(heads.which(which)).items():
+        for chosen in _portions(some, len(batch.ids)):
+            other = None if by is None else by[site_of(layer)]
+            made = suffixes.changed(layer, chosen, other).unflatten(0, (len(chosen), -1))
+            found[:, layer, chosen] = (measure(made) - plain).T
     return found
 
 
@@ -192,14 +187,6 @@ def _blocks(given: Sequence[Any], projected: Sequence[torch.Tensor]) -> list[tor
         ):
             return None
     return list(projected)
-
-
-@contextmanager
-def _fused_activations(model: nn.Module) -> Iterator[None]:
-    """In this thread, the tanh form of GELU in one pass over memory, and not in the eight of transformers."""
-    composed = [module for module in model.modules() if isinstance(module, NewGELUActivation)]
-    with standing_in(composed, lambda _, x: gelu(x, approximate="tanh")):
-        yield
 
 
 def _ends_are_enough(heads: AttentionHeads, batch: RaggedBatch, pooling: Pooling) -> bool:

@@ -46,6 +46,8 @@ class Attention:
         (layer, tensor), [1 or rows, tokens, attention heads, keys] before and after softmax, and return
         the tensor to be used.
     watched: by layer, who is shown its pattern in pieces.
+    overwrites: that nobody hears what linear maps make, so that it may be written over where no gradient
+        needs it.
     modules: the modules that called so far; how many there are is the number of the layer that calls next.
     """
 
@@ -57,6 +59,7 @@ class Attention:
     scores: Callable[[int, torch.Tensor], torch.Tensor] | None = None
     pattern: Callable[[int, torch.Tensor], torch.Tensor] | None = None
     watched: Mapping[int, Watcher] = field(default_factory=dict)
+    overwrites: bool = False
     modules: list[torch.nn.Module] = field(default_factory=list)
 
 
@@ -76,6 +79,11 @@ def attending(attention: Attention) -> Iterator[Attention]:
         yield attention
     finally:
         _current.attention = outer
+
+
+def current_attention() -> Attention | None:
+    """What the pass of a backbone that this thread is in asks for, if it is in one."""
+    return _current.attention
 
 
 def current_batch() -> RaggedBatch | None:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from taskheads.backbone.activations import put_gelu
 from taskheads.backbone.allocating import keep_freed_blocks
 from taskheads.backbone.attention import NAME, Attention, attending
 from taskheads.backbone.changes import Change, Changes
@@ -42,7 +43,8 @@ class Backbone:
     ----------
     model: any Hugging Face encoder, decoder or vision transformer (without a task head). It is put into
         evaluation mode, its attention is routed through the function registered as "taskheads", which
-        outside of `run` is transformers' own SDPA, and its dropout through `taskheads.backbone.dropout`.
+        outside of `run` is transformers' own SDPA, its dropout through `taskheads.backbone.dropout`, and
+        GELU, in `run`, through `taskheads.backbone.activations`.
     tokenizer: its fast tokenizer; None for a vision model, or where rows come as token ids.
     name: what the user called it, for messages and for the data card.
     limit: tokens a row at most; by default what tokenizer and position embeddings allow, at most 8192.
@@ -75,6 +77,7 @@ class Backbone:
         self.tokens = None if tokenizer is None else Tokens(tokenizer, limit or _limit(model, tokenizer))
         _use_registered_attention(model)
         put_dropout(model)
+        put_gelu(model)
         self.layout = self._find_layout()
         self.why_padded = None if self.vision else why_padded(self.model, self.layout, self.probe())
         if self.why_padded:

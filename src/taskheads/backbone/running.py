@@ -73,6 +73,7 @@ class Pass:
         inputs, self.kept = _inputs(model, batch, self.ragged, changes.past)
         attention = Attention(batch if self.ragged and isinstance(batch, RaggedBatch) else None)
         attention.past = changes.past
+        attention.overwrites = not changes.maps
         touched = self.wanted | set(changes.sites)
         if any(".attention." in site for site in touched) or changes.watched:
             attention.before, attention.after = self._before, self._after
