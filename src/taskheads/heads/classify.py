@@ -41,12 +41,15 @@ class ClassifyHead(LinearHead):
         return Decisions(probability.argmax(1), probability)
 
     def answers(self, decisions: Decisions, *, scores: bool = False) -> list[dict[str, Any]]:
-        answers = []
-        for best, row in zip(decisions.predicted, decisions.scores, strict=True):
-            answer: dict[str, Any] = {"label": self.task.labels[best], "score": round(float(row[best]), 6)}
-            if scores:
+        best = decisions.predicted
+        sure = decisions.scores[np.arange(len(best)), best]
+        answers: list[dict[str, Any]] = [
+            {"label": self.task.labels[label], "score": round(score, 6)}
+            for label, score in zip(best.tolist(), sure.tolist(), strict=True)
+        ]
+        if scores:
+            for answer, row in zip(answers, decisions.scores, strict=True):
                 answer["scores"] = probabilities(self.task.labels, row)
-            answers.append(answer)
         return answers
 
 

@@ -59,14 +59,14 @@ class MultilabelHead(LinearHead):
         return Decisions(probability >= self.thresholds.numpy(), probability)
 
     def answers(self, decisions: Decisions, *, scores: bool = False) -> list[dict[str, Any]]:
-        answers = []
-        for chosen, row in zip(decisions.predicted, decisions.scores, strict=True):
-            given = np.flatnonzero(chosen)
-            order = given[np.argsort(-row[given], kind="stable")]
-            answer: dict[str, Any] = {"labels": [self.task.labels[i] for i in order]}
-            if scores:
-                answer["scores"] = probabilities(self.task.labels, row)
-            answers.append(answer)
+        rows, given = np.nonzero(decisions.predicted)
+        order = np.lexsort((-decisions.scores[rows, given], rows))  # row by row, the likeliest label first
+        answers: list[dict[str, Any]] = [{"labels": []} for _ in decisions.predicted]
+        for row, label in zip(rows[order].tolist(), given[order].tolist(), strict=True):
+            answers[row]["labels"].append(self.task.labels[label])
+        if scores:
+            for answer, probability in zip(answers, decisions.scores, strict=True):
+                answer["scores"] = probabilities(self.task.labels, probability)
         return answers
 
     def _tuned(self, probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
