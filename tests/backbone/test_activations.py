@@ -71,6 +71,12 @@ def test_it_overwrites_its_input_in_an_answering_pass_alone() -> None:
     assert not overwritten(Attention(batch=None, overwrites=True))
 
 
+def test_it_stands_where_a_backbone_has_gelu(minilm: Backbone) -> None:
+    found = [module for module in minilm.model.modules() if isinstance(module, Gelu)]
+    assert len(found) == minilm.n_layers
+    assert {module.approximate for module in found} == {"none"}
+
+
 def test_what_a_map_made_is_heard_as_it_was(minilm: Backbone) -> None:
     name = minilm.layout.maps[2].mlp[0]
     module = minilm.model.get_submodule(name)

@@ -9,14 +9,17 @@ from transformers.activations import ACT2FN
 
 from taskheads.backbone.attention import current_attention
 
-# By transformers' names: the forms of GELU, of which torch computes two, exact or by tanh, without the
-# intermediate tensors of a formula.
+# transformers' modules of GELU, of which torch computes two forms, exact or by tanh, without the intermediate
+# tensors of a formula.
 _FORMS = {
-    "gelu": "none",
-    "gelu_new": "tanh",
-    "gelu_fast": "tanh",
-    "gelu_accurate": "tanh",
-    "gelu_pytorch_tanh": "tanh",
+    type(ACT2FN[name]): form
+    for name, form in {
+        "gelu": "none",
+        "gelu_new": "tanh",
+        "gelu_fast": "tanh",
+        "gelu_accurate": "tanh",
+        "gelu_pytorch_tanh": "tanh",
+    }.items()
 }
 
 
@@ -42,9 +45,8 @@ class Gelu(nn.Module):
 
 def put_gelu(model: nn.Module) -> None:
     """Put `Gelu` in the place of each of transformers' modules that computes the same."""
-    forms = {type(ACT2FN[name]): form for name, form in _FORMS.items()}
     for module in list(model.modules()):
         if not isinstance(module, Gelu):
             for name, child in module.named_children():
-                if (form := forms.get(type(child))) is not None:
+                if (form := _FORMS.get(type(child))) is not None:
                     setattr(module, name, Gelu(child, form))

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch.nn.functional import cross_entropy, one_hot
 
-from taskheads.heads.head import Decisions, probabilities
+from taskheads.heads.head import Decisions, picked
 from taskheads.heads.linear import LinearHead
 from taskheads.methods import method
 
@@ -41,16 +41,7 @@ class ClassifyHead(LinearHead):
         return Decisions(probability.argmax(1), probability)
 
     def answers(self, decisions: Decisions, *, scores: bool = False) -> list[dict[str, Any]]:
-        best = decisions.predicted
-        sure = decisions.scores[np.arange(len(best)), best]
-        answers: list[dict[str, Any]] = [
-            {"label": self.task.labels[label], "score": round(score, 6)}
-            for label, score in zip(best.tolist(), sure.tolist(), strict=True)
-        ]
-        if scores:
-            for answer, row in zip(answers, decisions.scores, strict=True):
-                answer["scores"] = probabilities(self.task.labels, row)
-        return answers
+        return picked("label", self.task.labels, decisions, scores=scores)
 
 
 @method(

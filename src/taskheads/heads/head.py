@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -92,6 +93,21 @@ class Head(nn.Module):
     def answers(self, decisions: Decisions, *, scores: bool = False) -> list[dict[str, Any]]:
         """One JSON-able answer a row; with `scores`, the probability of every label beside it."""
         raise NotImplementedError
+
+
+def picked(key: str, labels: Sequence[Any], decisions: Decisions, *, scores: bool) -> list[dict[str, Any]]:
+    """The answers of a head that picks one of its labels: it, under `key`, and its probability; with
+    `scores`, that of every label."""
+    best = decisions.predicted
+    sure = decisions.scores[np.arange(len(best)), best]
+    answers: list[dict[str, Any]] = [
+        {key: labels[label], "score": round(score, 6)}
+        for label, score in zip(best.tolist(), sure.tolist(), strict=True)
+    ]
+    if scores:
+        for answer, row in zip(answers, decisions.scores, strict=True):
+            answer["scores"] = probabilities(labels, row)
+    return answers
 
 
 def probabilities(labels: Sequence[Any], row: Any) -> dict[str, float]:

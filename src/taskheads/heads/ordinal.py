@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from taskheads.backbone.reads import Read
-from taskheads.heads.head import Decisions, probabilities
+from taskheads.heads.head import Decisions, picked
 from taskheads.heads.linear import LinearHead
 from taskheads.methods import method
 from taskheads.tasks.task import Task
@@ -76,13 +76,7 @@ class OrdinalHead(LinearHead):
         return Decisions((above > 0.5).sum(1).numpy(), (edges[:, :-1] - edges[:, 1:]).numpy())
 
     def answers(self, decisions: Decisions, *, scores: bool = False) -> list[dict[str, Any]]:
-        answers = []
-        for level, row in zip(decisions.predicted, decisions.scores, strict=True):
-            answer: dict[str, Any] = {"value": self.task.labels[level], "score": round(float(row[level]), 6)}
-            if scores:
-                answer["scores"] = probabilities(self.task.labels, row)
-            answers.append(answer)
-        return answers
+        return picked("value", self.task.labels, decisions, scores=scores)
 
 
 def all_threshold_loss(scores: torch.Tensor, targets: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
