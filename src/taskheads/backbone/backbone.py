@@ -21,6 +21,7 @@ from taskheads.backbone.allocating import keep_freed_blocks
 from taskheads.backbone.attention import NAME, Attention, attending
 from taskheads.backbone.changes import Change, Changes
 from taskheads.backbone.dropout import put_dropout
+from taskheads.backbone.linear_maps import onednn_multiplies_faster, put_onednn
 from taskheads.backbone.precision import Precision, as_floats, integers_of, lowered, put_integers
 from taskheads.backbone.pretrained import body, quiet, source_of
 from taskheads.backbone.ragged import Encoded, RaggedBatch, in_batches
@@ -43,8 +44,9 @@ class Backbone:
     ----------
     model: any Hugging Face encoder, decoder or vision transformer (without a task head). It is put into
         evaluation mode, its attention is routed through the function registered as "taskheads", which
-        outside of `run` is transformers' own SDPA, its dropout through `taskheads.backbone.dropout`, and
-        GELU, in `run`, through `taskheads.backbone.activations`.
+        outside of `run` is transformers' own SDPA, its dropout through `taskheads.backbone.dropout`, and,
+        in `run`, GELU through `taskheads.backbone.activations` and linear maps, on some processors, through
+        `taskheads.backbone.linear_maps`.
     tokenizer: its fast tokenizer; None for a vision model, or where rows come as token ids.
     name: what the user called it, for messages and for the data card.
     limit: tokens a row at most; by default what tokenizer and position embeddings allow, at most 8192.
@@ -78,6 +80,8 @@ class Backbone:
         _use_registered_attention(model)
         put_dropout(model)
         put_gelu(model)
+        if onednn_multiplies_faster():
+            put_onednn(model)
         self.layout = self._find_layout()
         self.why_padded = None if self.vision else why_padded(self.model, self.layout, self.probe())
         if self.why_padded:

@@ -59,7 +59,7 @@ def lowered(model: nn.Module, precision: Precision) -> nn.Module:
         (parent, name, child)
         for parent in list(model.modules())
         for name, child in parent.named_children()
-        if type(child) is nn.Linear
+        if isinstance(child, nn.Linear) and not isinstance(child, Int8Linear)
     ]
     if not found and not any(isinstance(module, Int8Linear) for module in model.modules()):
         raise BackboneError(f"{type(model).__name__} has no linear maps that int8 is for")

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn.functional import layer_norm
 from transformers.pytorch_utils import Conv1D
 
+from taskheads.backbone.linear_maps import Linear, TransposedLinear
 from taskheads.sharing.kept import ParameterGradients
 from taskheads.sharing.slices import Slices
 
@@ -88,7 +89,9 @@ def _with_weight(module: nn.Module, x: torch.Tensor, value: float) -> torch.Tens
 
 _RECORDERS: dict[type[nn.Module], Recorder] = {
     nn.Linear: _linear,
+    Linear: _linear,
     Conv1D: _conv1d,
+    TransposedLinear: _conv1d,
     nn.LayerNorm: _layer_norm,
     nn.Embedding: _embedding,
 }
