@@ -13,7 +13,13 @@ from transformers.pytorch_utils import Conv1D
 from taskheads.backbone import linear_maps
 from taskheads.backbone.attention import Attention, attending
 from taskheads.backbone.backbone import Backbone
-from taskheads.backbone.linear_maps import Linear, TransposedLinear, onednn_multiplies_faster, put_onednn
+from taskheads.backbone.linear_maps import (
+    Linear,
+    TransposedLinear,
+    onednn_multiplies_faster,
+    product,
+    put_onednn,
+)
 from taskheads.backbone.ragged import Encoded, RaggedBatch
 from tests.backbone.models import CONFIGS, tiny
 
@@ -69,6 +75,20 @@ def test_all_else_is_torchs_own_to_the_last_bit(products: list[torch.Size]) -> N
             made.sum().backward()
             assert module.weight.grad.any()
     assert not products
+
+
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_by_itself_has_no_gradient(
+    faster: bool, dtype: torch.dtype, products: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_maps, "onednn_multiplies_faster", lambda: faster)
+    values, weight, bias = (torch.randn(shape, dtype=dtype) for shape in ((70, 9), (3, 9), (3,)))
+    made = product(values, weight.requires_grad_(), bias)
+    assert not made.requires_grad
+    exact = values.double() @ weight.detach().double().T + bias.double()
+    torch.testing.assert_close(made.double(), exact, atol=1e-5, rtol=1e-5)
+    assert len(products) == (faster and dtype == torch.float32)
 
 
 def test_a_map_cut_to_no_inputs_gives_its_bias(products: list[torch.Size]) -> None:

@@ -23,7 +23,7 @@ class Covariance:
     def __init__(self, matrix: torch.Tensor) -> None:
         self._matrix = matrix
         self._factors: dict[float, torch.Tensor] = {}
-        self._factoring = threading.Lock()
+        self._factoring: dict[float, threading.Lock] = {}
         # What rounding may take from small eigenvalues, in terms of a bound of the largest.
         largest = float(torch.linalg.vector_norm(matrix.triu())) * 2**0.5
         self._least = 4 * torch.finfo(matrix.dtype).eps * largest
@@ -38,7 +38,7 @@ class Covariance:
         return [_solved(self._factor(penalty), right) for penalty in penalties]
 
     def _factor(self, penalty: float) -> torch.Tensor:
-        with self._factoring:
+        with self._factoring.setdefault(penalty, threading.Lock()):
             if penalty not in self._factors:
                 penalised = self._matrix.clone()
                 penalised.diagonal().add_(max(penalty, self._least))

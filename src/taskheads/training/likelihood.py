@@ -94,18 +94,17 @@ class _Search(NamedTuple):
 
     def solve(self, rows: Rows, penalty: float, start: Solution | None, **how: float) -> Solution:
         assert self.head.curvature is not None
-        with torch.enable_grad():
-            return solve(
-                rows.subspace,
-                lambda scores, extra: self.head.objective(scores, rows.targets, extra, rows.lengths),
-                self.head.outputs,
-                penalty,
-                curvature=self.head.curvature,
-                extra=self.head.extra,
-                biased=self.head.biased,
-                start=start,
-                **how,  # type: ignore[arg-type]
-            )
+        return solve(
+            rows.subspace,
+            lambda scores, extra: self.head.objective(scores, rows.targets, extra, rows.lengths),
+            self.head.outputs,
+            penalty,
+            curvature=self.head.curvature,
+            extra=self.head.extra,
+            biased=self.head.biased,
+            start=start,
+            **how,  # type: ignore[arg-type]
+        )
 
     def _sample(self, whole: Rows, part: float) -> Rows:
         """Evenly spaced rows, about `part` of all."""

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import normalize
 
+from taskheads.backbone.linear_maps import product
 from taskheads.training.covariance import Covariance
 
 
@@ -217,8 +218,6 @@ def solve(
         scaled, shift = start.inner.T / scale, (start.bias + subspace.mean @ start.weight) / unit
     others = [value.detach() / unit for value in (extra if start is None else start.extra)]
     free = [scaled, *([shift] if biased else []), *others]
-    for parameter in free:
-        parameter.requires_grad_(True)
     optimiser = torch.optim.LBFGS(
         free,
         max_iter=max_steps,
@@ -230,12 +229,18 @@ def solve(
     )
 
     def objective() -> torch.Tensor:
-        optimiser.zero_grad()
+        # Only the loss goes through autograd: the linear map's gradient is one product more.
         weight = scaled * scale
-        scores = linear(rows, weight, shift * unit)
-        value = loss(scores, [each * unit for each in others]) + 0.5 * penalty * weight.square().sum()
-        value.backward()
-        return value
+        scores = product(rows, weight, shift * unit).requires_grad_()
+        values = [(each * unit).requires_grad_() for each in others]
+        with torch.enable_grad():
+            value = loss(scores, values)
+        miss, *slopes = torch.autograd.grad(value, [scores, *values])
+        scaled.grad = (miss.T @ rows).add_(weight, alpha=penalty).mul_(scale)
+        shift.grad = miss.sum(0) * unit
+        for each, slope in zip(others, slopes, strict=True):
+            each.grad = slope * unit
+        return value.detach() + 0.5 * penalty * weight.square().sum()
 
     optimiser.step(objective)
     inner = (scaled * scale).detach().T

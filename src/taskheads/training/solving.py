@@ -99,8 +99,8 @@ def _counts(data: TaskData) -> dict[str, int]:
     if not data.task.labels:
         return {}
     targets = data.splits["train"].targets
-    labels = chain.from_iterable(each if isinstance(each, list) else (each,) for each in targets)
+    several = bool(targets) and isinstance(targets[0], list)
     counts: Counter[str] = Counter()
-    for label, count in Counter(labels).items():
+    for label, count in Counter(chain.from_iterable(targets) if several else targets).items():
         counts[str(label)] += count
     return {str(label): counts[str(label)] for label in data.task.labels}

@@ -127,16 +127,18 @@ class Trial:
         subspace = self.basis.span(torch.cat([each.weight for each in directions], dim=1))
         dev = self.dev @ (subspace.axes * self.basis.scale[:, None])
 
-        def utility(solution: Solution) -> float:
+        def judged(solution: Solution) -> Fitted:
             assert solution.inner is not None
             scores = torch.addmm(solution.bias, dev, solution.inner)
-            return self._judge(solution, "search", scores).utility
+            return self._judge(solution, "maximum likelihood", scores)
 
         rows = Rows(subspace, self.answers.train, self.lengths)
-        best = likeliest(self.head, rows, utility, rival.penalty, rival.utility)
+        best = likeliest(
+            self.head, rows, lambda solution: judged(solution).utility, rival.penalty, rival.utility
+        )
         if best is None:
             return rival
-        fitted = self._told(self._judge(best, "maximum likelihood"))
+        fitted = self._told(judged(best))
         return fitted if fitted.utility >= rival.utility else rival
 
     def finish(self, fitted: Fitted) -> None:
@@ -144,8 +146,9 @@ class Trial:
         head = fitted.head
         assert isinstance(head, LinearHead)
         head.finish(self.answers.train, self.lengths)
-        fitted.factor = head.calibrate(head(self.dev), self.answers.dev, self.dev_lengths)
-        fitted.dev = self._on_dev(head, head(self.dev))
+        scores = head(self.dev)
+        fitted.factor = head.calibrate(scores, self.answers.dev, self.dev_lengths)
+        fitted.dev = self._on_dev(head, scores * fitted.factor)
 
     def _judge(self, solution: Solution, solver: str, scores: torch.Tensor | None = None) -> Fitted:
         """The head with this solution (which gives dev these scores), judged on dev after its decisions are
