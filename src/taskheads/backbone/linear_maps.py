@@ -62,13 +62,13 @@ def put_onednn(model: nn.Module) -> None:
             module.__class__ = kind
 
 
+@torch.no_grad()
 def product(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """values @ weight.T + bias, [..., outputs], from values [..., inputs] and weight [outputs, inputs], by
     oneDNN where that is faster; it has no gradient."""
     if onednn_multiplies_faster() and _for_onednn(values, weight):
         return _multiplied(values, weight, bias)
-    with torch.no_grad():
-        return linear(values, weight, bias)
+    return linear(values, weight, bias)
 
 
 def _answering() -> bool:
