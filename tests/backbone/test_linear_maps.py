@@ -13,17 +13,21 @@ from transformers.pytorch_utils import Conv1D
 from taskheads.backbone import linear_maps
 from taskheads.backbone.attention import Attention, attending
 from taskheads.backbone.backbone import Backbone
+from taskheads.backbone.features import extract
 from taskheads.backbone.linear_maps import (
     Linear,
     TransposedLinear,
+    filled,
     onednn_multiplies_faster,
-    product,
+    packed,
     put_onednn,
 )
 from taskheads.backbone.ragged import Encoded, RaggedBatch
+from taskheads.backbone.reads import Read
 from tests.backbone.models import CONFIGS, tiny
 
 PASS = Attention(batch=None)
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
 
 @pytest.fixture
@@ -31,14 +35,21 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """The shapes of what oneDNN has made."""
     made = []
 
-    def multiplied(*given: torch.Tensor) -> torch.Tensor:
-        product = own(*given)
+    def multiplied(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
+        product = own(module, values)
         made.append(product.shape)
         return product
 
     own = linear_maps._multiplied
     monkeypatch.setattr(linear_maps, "_multiplied", multiplied)
     return made
+
+
+@pytest.fixture
+def faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor on which oneDNN is faster."""
+    monkeypatch.setattr(linear_maps, "onednn_multiplies_faster", lambda: True)
+    monkeypatch.setattr("taskheads.backbone.backbone.onednn_multiplies_faster", lambda: True)
 
 
 def maps() -> nn.ModuleList:
@@ -48,7 +59,7 @@ def maps() -> nn.ModuleList:
     return made
 
 
-@pytest.mark.parametrize("shape", [(64, 24), (1, 65, 24), (3, 30, 24)])
+@pytest.mark.parametrize("shape", [(256, 24), (1, 288, 24), (2, 160, 24)])
 def test_a_product_is_that_of_float64(shape: tuple[int, ...], products: list[torch.Size]) -> None:
     values = torch.randn(shape)
     for module in maps():
@@ -59,13 +70,14 @@ def test_a_product_is_that_of_float64(shape: tuple[int, ...], products: list[tor
 
 
 def test_all_else_is_torchs_own_to_the_last_bit(products: list[torch.Size]) -> None:
-    few, many = torch.randn(63, 24), torch.randn(64, 24)
+    few, odd, many = torch.randn(224, 24), torch.randn(257, 24), torch.randn(256, 24)
     for module in maps():
         own = [nn.Linear, Conv1D][isinstance(module, Conv1D)].forward
         with torch.inference_mode():
             assert torch.equal(module(many), own(module, many))
             with attending(PASS):
                 assert torch.equal(module(few), own(module, few))
+                assert torch.equal(module(odd), own(module, odd))
                 lower = module.to(torch.bfloat16)
                 assert torch.equal(lower(many.bfloat16()), own(lower, many.bfloat16()))
         module.float()
@@ -77,40 +89,90 @@ def test_all_else_is_torchs_own_to_the_last_bit(products: list[torch.Size]) -> N
     assert not products
 
 
-@pytest.mark.parametrize("faster", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_product_by_itself_has_no_gradient(
-    faster: bool, dtype: torch.dtype, products: list[torch.Size], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(linear_maps, "onednn_multiplies_faster", lambda: faster)
-    values, weight, bias = (torch.randn(shape, dtype=dtype) for shape in ((70, 9), (3, 9), (3,)))
-    made = product(values, weight.requires_grad_(), bias)
-    assert not made.requires_grad
-    exact = values.double() @ weight.detach().double().T + bias.double()
-    torch.testing.assert_close(made.double(), exact, atol=1e-5, rtol=1e-5)
-    assert len(products) == (faster and dtype == torch.float32)
-
-
 def test_a_map_cut_to_no_inputs_gives_its_bias(products: list[torch.Size]) -> None:
     # transformers' Conv1D knows no such thing.
     for module in maps()[:2]:
         module.weight = nn.Parameter(torch.empty(40, 0))
         with torch.inference_mode(), attending(PASS):
             expected = torch.zeros(40) if module.bias is None else module.bias
-            assert torch.equal(module(torch.empty(70, 0)), expected.expand(70, 40))
+            assert torch.equal(module(torch.empty(256, 0)), expected.expand(256, 40))
     assert not products
+
+
+def test_packed_weights_give_the_same_to_the_last_bit_and_go_again() -> None:
+    model, values = maps(), torch.randn(320, 24)
+    with torch.inference_mode(), attending(PASS):
+        before = [module(values) for module in model]
+        with packed(model, 1 << 20):
+            assert all(module.packed is not None for module in model)
+            with packed(model, 1 << 20):  # another one beside it
+                during = [module(values) for module in model]
+            assert all(module.packed is not None for module in model)
+    assert all(map(torch.equal, before, during))
+    assert all(module.packed is None for module in model)
+
+
+def test_few_tokens_and_large_models_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = maps()
+    with packed(model, 1000):
+        assert all(module.packed is None for module in model)
+    monkeypatch.setattr(linear_maps, "_PACKED_BYTES", 1000)
+    with packed(model, 1 << 20):
+        assert all(module.packed is None for module in model)
+
+
+def test_a_weight_that_is_put_in_is_the_one_that_counts() -> None:
+    values = torch.randn(256, 24)
+    for module in maps():
+        other = nn.Parameter(torch.randn_like(module.weight))
+        with torch.inference_mode(), attending(PASS), packed(module, 1 << 20):
+            own, module.weight = module.weight, other
+            made = module(values)
+            module.weight = own
+        exact = values @ (other if isinstance(module, Conv1D) else other.T)
+        exact += 0 if module.bias is None else module.bias
+        torch.testing.assert_close(made, exact, atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_are_filled_up_where_that_is_faster(faster: None) -> None:
+    assert [filled(tokens) for tokens in (1, 511, 512, 513, 544, 1000)] == [1, 511, 512, 544, 544, 1024]
+
+
+def test_tokens_are_left_as_they_are_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_maps, "onednn_multiplies_faster", lambda: False)
+    assert [filled(tokens) for tokens in (511, 513, 1000)] == [511, 513, 1000]
+
+
+@pytest.mark.parametrize("form", ["text", "pair"])
+def test_features_are_the_same_and_tokens_are_filled_up(
+    form: str, faster: None, products: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["a", "river", "runs", "through", "the", "old", "town", "and", "its", "seven", "bridges"]
+    texts = [" ".join(words[: 1 + number % 11]) + f" {number}" for number in range(900)]
+    items = texts if form == "text" else list(zip(texts, texts[::-1], strict=True))
+    reads = [Read("output", "mean"), Read("layers.2.output", "last"), Read("embeddings", "max")]
+    by_onednn = extract(Backbone.load("minilm"), form, items, reads)
+    tokens = {shape.numel() // shape[-1] for shape in products}
+    assert tokens
+    assert all(count % 32 == 0 for count in tokens)
+    monkeypatch.undo()
+    monkeypatch.setattr("taskheads.backbone.backbone.onednn_multiplies_faster", lambda: False)
+    monkeypatch.setattr(linear_maps, "onednn_multiplies_faster", lambda: False)
+    plain = extract(Backbone.load("minilm"), form, items, reads)
+    for read in reads:
+        torch.testing.assert_close(by_onednn[read], plain[read], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_a_pass_is_that_of_the_plain_model(
     architecture: str, products: list[torch.Size], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear_maps, "_TOKENS", 1)
+    monkeypatch.setattr(linear_maps, "_FEWEST", 1)
     plain = tiny(CONFIGS[architecture])
     backbone = Backbone(copy.deepcopy(plain))
     put_onednn(backbone.model)
     generator = np.random.default_rng(0)
-    rows = [Encoded(generator.integers(3, 97, length)) for length in (7, 1, 12, 20)]
+    rows = [Encoded(generator.integers(3, 97, length)) for length in (7, 1, 12, 12)]
     with torch.inference_mode():
         products.clear()
         ours = backbone.run(RaggedBatch(rows))["output"]

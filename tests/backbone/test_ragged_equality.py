@@ -122,3 +122,14 @@ def test_minilm_equals_the_plain_model(minilm: Backbone) -> None:
         for text, mine in zip(texts, ours, strict=True):
             reference = plain(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
             torch.testing.assert_close(mine, reference, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_rows_that_fill_a_batch_up_leave_its_own_as_they_are(architecture: str) -> None:
+    backbone, batch = Backbone(tiny(CONFIGS[architecture])), RaggedBatch(rows())
+    filled = batch.filled(80)
+    assert (len(filled.ids), sum(filled.lengths), filled.rows[len(batch) :]) == (80, 80, [-1] * 17)
+    assert batch.filled(len(batch.ids)) is batch
+    with torch.inference_mode():
+        ours, theirs = (backbone.run(each)["output"] for each in (filled, batch))
+    torch.testing.assert_close(ours[: len(batch.ids)], theirs, atol=1e-5, rtol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from taskheads.backbone.groups import spans
+from taskheads.backbone.linear_maps import filled, packed
 from taskheads.backbone.parallel import side_by_side
 from taskheads.backbone.ragged import Encoded, RaggedBatch
 from taskheads.backbone.reads import Read, pool
@@ -117,23 +119,27 @@ def compute(
             _read(backbone, batch, wanted, pieces.row[some[batch.rows]], pieces.word[some[batch.rows]])
 
         batches = backbone.batches([pieces.encoded[number] for number in some], budget or planned)
-        for batch in side_by_side(read, batches, workers):
-            rows = pieces.row[some[batch.rows]]
-            np.subtract.at(left, rows, 1)
-            done += len(batch.ids)
-            if progress is not None:
-                progress(done, total)
-            yield np.unique(rows[left[rows] == 0])
+        with packed(backbone.model, int(lengths[some].sum())) if _fillable(backbone) else nullcontext():
+            for batch in side_by_side(read, batches, workers):
+                rows = pieces.row[some[batch.rows]]
+                np.subtract.at(left, rows, 1)
+                done += len(batch.ids)
+                if progress is not None:
+                    progress(done, total)
+                yield np.unique(rows[left[rows] == 0])
 
 
 def _read(
     backbone: Backbone, batch: RaggedBatch, tables: list[Table], rows: np.ndarray, word: np.ndarray
 ) -> None:
     """Run one batch and write its vectors, `word` being how far into their row each row's words start."""
+    tokens = len(batch.ids)
     with torch.inference_mode():
-        found = backbone.run(batch, list({table.read.site for table in tables}))
+        run = batch.filled(filled(tokens)) if _fillable(backbone) else batch
+        found = backbone.run(run, list({table.read.site for table in tables}))
         for table in tables:
-            values = pool(found[table.read.site], batch, table.read.pooling).to("cpu", torch.float32)
+            own = found[table.read.site][:tokens]
+            values = pool(own, batch, table.read.pooling).to("cpu", torch.float32)
             at, wanted = table.starts[rows], table.missing[rows]
             if table.read.of_words:
                 sizes = np.asarray([0 if row is None else len(row) for row in batch.words])
@@ -154,4 +160,10 @@ def _plan(backbone: Backbone, lengths: np.ndarray) -> tuple[int, int]:
         return _MOST_TOKENS, 1
     # As many batches for each worker, all of about the same size.
     batches = workers * -(-total // (workers * _MOST_TOKENS))
-    return -(-total // batches) + int(lengths.max()), workers
+    most = -(-total // batches) + int(lengths.max())
+    return filled(most) if _fillable(backbone) else most, workers
+
+
+def _fillable(backbone: Backbone) -> bool:
+    """Whether tokens may be added to a batch, with which linear maps are faster."""
+    return backbone.ragged and backbone.device.type == "cpu" and backbone.precision == "float32"

@@ -1,22 +1,66 @@
-"""Linear maps by oneDNN on processors where its kernels outrun those of MKL: in answering passes, and by
-themselves."""
+"""Linear maps by oneDNN in answering passes, on processors where its kernels outrun those of MKL.
+
+For each number of tokens oneDNN makes kernels of about a megabyte, and keeps the last thousand of them. So it
+only gets multiples of `STEP`, of which there are few, and `filled` says how many tokens a batch should have.
+"""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from taskheads.backbone.attention import current_attention
 
-# Below so many tokens the two are about even, and oneDNN makes a kernel for every count of tokens that is new
-# to it, which takes as long as some of these products.
-_TOKENS = 64
+STEP = 32
+# Below `_FEWEST` tokens the two are about even; below `_FILLED`, what is gained would be lost on the tokens
+# that are added to reach a multiple.
+_FEWEST, _FILLED = 256, 512
+# Weights are packed for this many tokens, and if they are not larger than this.
+_PACKED_TOKENS, _PACKED_BYTES = 8192, 1 << 30
+
+
+class Packed(NamedTuple):
+    """A weight in the order in which oneDNN reads it, and the weight that it was made of."""
+
+    values: torch.Tensor
+    of: torch.Tensor
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, by oneDNN in a backbone's answering pass. Outside of one, torch's own."""
+
+    packed: Packed | None = None
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        return self.weight
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _multiplied(self, input) if _for_onednn(input, self.weight) else super().forward(input)
+
+
+class TransposedLinear(Conv1D):
+    """GPT-2's `Conv1D`, whose weight is (inputs, outputs), by oneDNN in a backbone's answering pass."""
+
+    packed: Packed | None = None
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        return self.weight.T
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _multiplied(self, x) if _for_onednn(x, self.weight) else super().forward(x)
+
+
+_KINDS = {nn.Linear: Linear, Conv1D: TransposedLinear}
 
 
 @cache
@@ -31,27 +75,6 @@ def onednn_multiplies_faster() -> bool:
     return "AuthenticAMD" in processor and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-class Linear(nn.Linear):
-    """`nn.Linear`, by oneDNN in a backbone's answering pass. Outside of one, torch's own."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if _answering() and _for_onednn(input, self.weight):
-            return _multiplied(input, self.weight, self.bias)
-        return linear(input, self.weight, self.bias)
-
-
-class TransposedLinear(Conv1D):
-    """GPT-2's `Conv1D`, whose weight is (inputs, outputs), by oneDNN in a backbone's answering pass."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if _answering() and _for_onednn(x, self.weight):
-            return _multiplied(x, self.weight.T, self.bias)
-        return super().forward(x)
-
-
-_KINDS = {nn.Linear: Linear, Conv1D: TransposedLinear}
-
-
 def put_onednn(model: nn.Module) -> None:
     """Make each `nn.Linear` and `Conv1D` of the model a `Linear` or `TransposedLinear`, with all it has.
 
@@ -62,27 +85,48 @@ def put_onednn(model: nn.Module) -> None:
             module.__class__ = kind
 
 
-@torch.no_grad()
-def product(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """values @ weight.T + bias, [..., outputs], from values [..., inputs] and weight [outputs, inputs], by
-    oneDNN where that is faster; it has no gradient."""
-    if onednn_multiplies_faster() and _for_onednn(values, weight):
-        return _multiplied(values, weight, bias)
-    return linear(values, weight, bias)
+def filled(tokens: int) -> int:
+    """So many tokens, or as few more as make passes with them faster."""
+    if tokens < _FILLED or not onednn_multiplies_faster():
+        return tokens
+    return -(-tokens // STEP) * STEP
 
 
-def _answering() -> bool:
-    return torch.is_inference_mode_enabled() and current_attention() is not None
+@contextmanager
+def packed(model: nn.Module, tokens: int) -> Iterator[None]:
+    """For passes with so many tokens in all, weights are also there as oneDNN reads them, if that is worth it.
+
+    Passes then take less, to the same last bit, and weights their room twice.
+    """
+    maps = [module for module in model.modules() if isinstance(module, Linear | TransposedLinear)]
+    if tokens < _PACKED_TOKENS or sum(module.weight.nbytes for module in maps) > _PACKED_BYTES:
+        maps = []
+    # Two at a time may do so: where one ends first, the other goes on with weights that are not packed.
+    maps = [module for module in maps if module.packed is None and module.weight.numel()]
+    for module in maps:
+        matrix = module.matrix.detach()
+        module.packed = Packed(torch.ops.mkldnn._reorder_linear_weight(matrix, _FILLED), module.weight)
+    try:
+        yield
+    finally:
+        for module in maps:
+            module.packed = None
 
 
 def _for_onednn(values: torch.Tensor, weight: torch.Tensor) -> bool:
     return (
-        values.device.type == "cpu"
+        torch.is_inference_mode_enabled()
+        and current_attention() is not None
+        and values.device.type == "cpu"
         and values.dtype == weight.dtype == torch.float32
-        and values.numel() >= _TOKENS * values.shape[-1] > 0
+        and values.shape[-1] > 0
+        and (tokens := values.numel() // values.shape[-1]) >= _FEWEST
+        and tokens % STEP == 0
     )
 
 
-def _multiplied(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    # Weights packed the way oneDNN likes best would take their room twice, for a hundredth of a pass.
-    return torch.ops.mkldnn._linear_pointwise.default(values, weight, bias, "none", [], "")
+def _multiplied(module: Linear | TransposedLinear, values: torch.Tensor) -> torch.Tensor:
+    packed = module.packed
+    # A pass may put another weight into the module, for a branch whose weights are sums.
+    weight = module.matrix if packed is None or packed.of is not module.weight else packed.values
+    return torch.ops.mkldnn._linear_pointwise.default(values, weight, module.bias, "none", [], "")

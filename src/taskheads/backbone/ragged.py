@@ -125,6 +125,21 @@ class RaggedBatch:
         made.rows, made.tasks = self.rows * times, self.tasks * times
         return made
 
+    def filled(self, tokens: int) -> RaggedBatch:
+        """The batch with so many tokens in all: after its own rows stand others of one token, which are
+        nobody's and have the number -1. Itself where it has so many."""
+        extra = tokens - len(self.ids)
+        if not extra:
+            return self
+
+        def longer(values: torch.Tensor) -> torch.Tensor:
+            return torch.cat([values, values[:1].expand(extra)])
+
+        segments = None if self.segments is None else longer(self.segments)
+        made = self._with(longer(self.ids), segments, self.lengths + [1] * extra, self.words + [None] * extra)
+        made.rows = self.rows + [-1] * extra
+        return made
+
     def ends(self) -> tuple[RaggedBatch, torch.Tensor]:
         """The last token of each row alone, and where it stands in this batch. Every row must have one."""
         at = self.starts + self.counts - 1

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
-from taskheads.backbone.linear_maps import product
 from taskheads.training.covariance import Covariance
 
 
@@ -231,7 +230,7 @@ def solve(
     def objective() -> torch.Tensor:
         # Only the loss goes through autograd: the linear map's gradient is one product more.
         weight = scaled * scale
-        scores = product(rows, weight, shift * unit).requires_grad_()
+        scores = linear(rows, weight, shift * unit).requires_grad_()
         values = [(each * unit).requires_grad_() for each in others]
         with torch.enable_grad():
             value = loss(scores, values)
