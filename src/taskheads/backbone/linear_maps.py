@@ -94,7 +94,7 @@ def filled(tokens: int) -> int:
 
 @contextmanager
 def packed(model: nn.Module, tokens: int) -> Iterator[None]:
-    """For passes with so many tokens in all, weights are also there as oneDNN reads them, if that is worth it.
+    """For passes with so many tokens in all, weights are there as oneDNN reads them too, if that is worth it.
 
     Passes then take less, to the same last bit, and weights their room twice.
     """
