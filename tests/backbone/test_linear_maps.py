@@ -22,6 +22,7 @@ from taskheads.backbone.linear_maps import (
     packed,
     put_onednn,
 )
+from taskheads.backbone.precision import Int8Linear, lowered
 from taskheads.backbone.ragged import Encoded, RaggedBatch
 from taskheads.backbone.reads import Read
 from tests.backbone.models import CONFIGS, tiny
@@ -195,6 +196,15 @@ def test_putting_it_keeps_all_that_a_map_has() -> None:
     assert list(model.state_dict()) == names
     model["tied"](torch.randn(2, 4))
     assert heard
+
+
+def test_such_maps_can_be_lowered_too() -> None:
+    model = nn.Sequential(nn.Linear(4, 6))
+    put_onednn(model)
+    weight = model[0].weight.detach()
+    (made,) = lowered(model, "int8")
+    assert isinstance(made, Int8Linear)
+    torch.testing.assert_close(made.weight, weight, atol=float(weight.abs().max()) / 127, rtol=0)
 
 
 def test_a_map_of_a_kind_of_its_own_is_left_alone() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from taskheads.backbone.linear_maps import Linear
 from taskheads.errors import BackboneError
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -59,7 +60,7 @@ def lowered(model: nn.Module, precision: Precision) -> nn.Module:
         (parent, name, child)
         for parent in list(model.modules())
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear) and not isinstance(child, Int8Linear)
+        if isinstance(child, nn.Linear) and type(child) in (nn.Linear, Linear)
     ]
     if not found and not any(isinstance(module, Int8Linear) for module in model.modules()):
         raise BackboneError(f"{type(model).__name__} has no linear maps that int8 is for")
