@@ -57,7 +57,8 @@ def extract(
         overlapping windows, every word from the window in which it stands farther from a cut; a pooled read
         of such a row is of its first window.
     cache: where vectors are looked up first and kept; None computes all and keeps nothing.
-    budget: tokens a batch at most; by default what suits the backbone's device.
+    budget: tokens of a batch at most, beside the few that some processors are faster with; by default what
+        suits the backbone's device.
     progress: called with (tokens done, tokens in all) after every batch.
 
     Returns
