@@ -113,6 +113,14 @@ def test_packed_weights_give_the_same_to_the_last_bit_and_go_again() -> None:
     assert all(module.packed is None for module in model)
 
 
+def test_only_what_onednn_would_multiply_is_packed() -> None:
+    kept = maps()
+    kept[0].bfloat16()
+    kept[1].weight = nn.Parameter(torch.empty(40, 0))
+    with packed(kept, 1 << 20):
+        assert [module.packed is None for module in kept] == [True, True, False]
+
+
 def test_few_tokens_and_large_models_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = maps()
     with packed(model, 1000):
@@ -152,10 +160,14 @@ def test_features_are_the_same_and_tokens_are_filled_up(
     texts = [" ".join(words[: 1 + number % 11]) + f" {number}" for number in range(900)]
     items = texts if form == "text" else list(zip(texts, texts[::-1], strict=True))
     reads = [Read("output", "mean"), Read("layers.2.output", "last"), Read("embeddings", "max")]
-    by_onednn = extract(Backbone.load("minilm"), form, items, reads)
-    tokens = {shape.numel() // shape[-1] for shape in products}
+    backbone = Backbone.load("minilm")
+    by_onednn = extract(backbone, form, items, reads)
+    tokens = [shape.numel() // shape[-1] for shape in products]
     assert tokens
     assert all(count % 32 == 0 for count in tokens)
+    # Six layers of six maps, of all batches but one that is too small.
+    encoded = backbone.tokens.texts(items) if form == "text" else backbone.tokens.pairs(texts, texts[::-1])
+    assert sum(tokens) >= 36 * (sum(map(len, encoded)) - 512)
     monkeypatch.undo()
     monkeypatch.setattr("taskheads.backbone.backbone.onednn_multiplies_faster", lambda: False)
     monkeypatch.setattr(linear_maps, "onednn_multiplies_faster", lambda: False)
@@ -237,12 +249,12 @@ def test_it_is_known_by_the_processors_maker(
     assert onednn_multiplies_faster.__wrapped__() is expected
 
 
-@pytest.mark.parametrize("faster", [True, False])
-def test_a_backbone_has_it_where_it_is_faster(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taskheads.backbone.backbone.onednn_multiplies_faster", lambda: faster)
+@pytest.mark.parametrize("outrun", [True, False])
+def test_a_backbone_has_it_where_it_is_faster(outrun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskheads.backbone.backbone.onednn_multiplies_faster", lambda: outrun)
     backbone = Backbone(tiny(CONFIGS["bert"]))
     assert all(
-        isinstance(module, Linear) is faster
+        isinstance(module, Linear) is outrun
         for module in backbone.model.modules()
         if isinstance(module, nn.Linear)
     )

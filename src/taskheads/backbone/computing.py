@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -119,7 +118,7 @@ def compute(
             _read(backbone, batch, wanted, pieces.row[some[batch.rows]], pieces.word[some[batch.rows]])
 
         batches = backbone.batches([pieces.encoded[number] for number in some], budget or planned)
-        with packed(backbone.model, int(lengths[some].sum())) if _fillable(backbone) else nullcontext():
+        with packed(backbone.model, int(lengths[some].sum())):
             for batch in side_by_side(read, batches, workers):
                 rows = pieces.row[some[batch.rows]]
                 np.subtract.at(left, rows, 1)

@@ -1,7 +1,8 @@
 """Linear maps by oneDNN in answering passes, on processors where its kernels outrun those of MKL.
 
-For each number of tokens oneDNN makes kernels of about a megabyte, and keeps the last thousand of them. So it
-only gets multiples of `STEP`, of which there are few, and `filled` says how many tokens a batch should have.
+For each number of tokens oneDNN makes kernels of about a megabyte, and keeps the last thousand of them (under
+the command line the last eight, see `taskheads.cli`). So it only gets multiples of `STEP`, of which there are
+few, and `filled` says how many tokens a batch should have.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import nn
@@ -98,11 +99,11 @@ def packed(model: nn.Module, tokens: int) -> Iterator[None]:
 
     Passes then take less, to the same last bit, and weights their room twice.
     """
-    maps = [module for module in model.modules() if isinstance(module, Linear | TransposedLinear)]
-    if tokens < _PACKED_TOKENS or sum(module.weight.nbytes for module in maps) > _PACKED_BYTES:
+    maps = [] if tokens < _PACKED_TOKENS else [module for module in model.modules() if _packable(module)]
+    if sum(module.weight.nbytes for module in maps) > _PACKED_BYTES:
         maps = []
     # Two at a time may do so: where one ends first, the other goes on with weights that are not packed.
-    maps = [module for module in maps if module.packed is None and module.weight.numel()]
+    maps = [module for module in maps if module.packed is None]
     for module in maps:
         matrix = module.matrix.detach()
         module.packed = Packed(torch.ops.mkldnn._reorder_linear_weight(matrix, _FILLED), module.weight)
@@ -111,6 +112,13 @@ def packed(model: nn.Module, tokens: int) -> Iterator[None]:
     finally:
         for module in maps:
             module.packed = None
+
+
+def _packable(module: nn.Module) -> TypeGuard[Linear | TransposedLinear]:
+    if not isinstance(module, Linear | TransposedLinear):
+        return False
+    weight = module.weight
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > 0
 
 
 def _for_onednn(values: torch.Tensor, weight: torch.Tensor) -> bool:

@@ -232,8 +232,7 @@ def solve(
         weight = scaled * scale
         scores = linear(rows, weight, shift * unit).requires_grad_()
         values = [(each * unit).requires_grad_() for each in others]
-        with torch.enable_grad():
-            value = loss(scores, values)
+        value = loss(scores, values)
         miss, *slopes = torch.autograd.grad(value, [scores, *values])
         scaled.grad = (miss.T @ rows).add_(weight, alpha=penalty).mul_(scale)
         shift.grad = miss.sum(0) * unit
